@@ -37,7 +37,7 @@ except Exception as error:  # a Python or packages that do not fit; the host wou
         """503 in OpenAI's shape, by the worker's own HTTP, which needs nothing that may be missing. Its id is that of
         the invocation in the host's log."""
         body = (
-            '{"error":{"message":"This gateway cannot start; its operator has the reason.",'
+            '{"error":{"message":"This gateway cannot start. The operator can find the reason in the log.",'
             '"type":"server_error","param":null,"code":"misconfigured"}}'
         )
         ids = dict.fromkeys(("x-request-id", "x-gateway-request-id", "apim-request-id"), context.invocation_id)

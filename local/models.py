@@ -1,6 +1,6 @@
 """The models that `make run` serves without a configuration, and the other names by which people call them."""
 
-# What examples and demos call: none of these has ended or ends soon, which a test holds.
+# The models of examples and demos. A test checks that each is in service for a while yet.
 CURRENT = (
     "gpt-5.4-mini",
     "gpt-5.4",

@@ -40,7 +40,7 @@ REGIONS = (("swedencentral", "Sweden Central", "eu"), ("eastus2", "East US 2", "
 DELAYS = {"first_token_seconds": 0.15, "seconds_per_chunk": 0.02}
 # Removed, so that the developer's credentials never connect the simulated gateway to real accounts.
 FOREIGN = ("AZURE_CLIENT_", "AZURE_TENANT_", "AZURE_FEDERATED_", "GATEWAY_STORAGE", "IDENTITY_", "MSI_")
-# What the gateway and the command line read.
+# Prefixes of the variables that the gateway and the command line read.
 SETTINGS = ("GATEWAY_", "IDENTITY_", "AZURE_", "AzureWebJobsStorage", "APPLICATIONINSIGHTS_", "OTEL_")
 # Unset in the file to source: OpenAI's Node client for Azure refuses a base URL in the environment, and the developer's
 # own sign-in is not for the simulator.

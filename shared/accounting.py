@@ -84,7 +84,7 @@ class Accounting(NamedTuple):
     def refused_call(
         self, received: ReceivedRequest, error: GatewayError, consumer: Consumer | None, model: str
     ) -> None:
-        """Count a refused call and tell whoever watches, unless it is on record. `consumer` None: it is unknown;
+        """Count a refused call and report it to live listeners, unless it is on record. `consumer` None: it is unknown;
         `model`: its configured name, or ""."""
         if consumer is not None:
             error.consumer = consumer.id
@@ -164,7 +164,7 @@ class CallRecord(NamedTuple):
         )
 
     def tried(self, number: int, attempt: Attempt) -> None:
-        """Tell whoever watches of an attempt that has ended, given its number among those of the call."""
+        """Report an attempt that has ended to live listeners. `number`: its place among those of the call."""
         if self.parts.live.watched:
             self.parts.live.tried(self.received.request_id, number, attempt)
 

@@ -22,9 +22,9 @@ logger = logging.getLogger("tollgate.identity")
 
 _REMEDY = "the log has the reason"
 _REMEDIES = {  # by the classes of azure-identity and azure-core, which are imported late
-    "CredentialUnavailableError": f"no source of tokens is there, so assign a managed identity; {_REMEDY}",
-    "ClientAuthenticationError": f"it was refused, so check AZURE_CLIENT_ID and the identity; {_REMEDY}",
-    "ServiceRequestError": f"the source of tokens is out of reach; {_REMEDY}",
+    "CredentialUnavailableError": f"there is no source of tokens: assign a managed identity; {_REMEDY}",
+    "ClientAuthenticationError": f"it was refused: check AZURE_CLIENT_ID and the identity; {_REMEDY}",
+    "ServiceRequestError": f"the source of tokens cannot be reached; {_REMEDY}",
 }
 # A token, or what stands behind the name of a secret.
 _SECRET = re.compile(

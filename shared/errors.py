@@ -121,7 +121,7 @@ class CallerNotAllowed(GatewayError, status=403, code="caller_not_allowed"):
 
 
 class ProductNotAllowed(GatewayError, status=403, code="product_not_allowed"):
-    """The caller names a product without a subscription, or none of its subscriptions is in force."""
+    """The caller names a product without a subscription, or has no subscription in force."""
 
 
 class RoleRequired(GatewayError, status=403, code="role_required"):
@@ -277,7 +277,7 @@ class IdentityUnavailable(GatewayError, status=503, code="identity_unavailable",
 
 
 class Misconfigured(GatewayError, status=503, code="misconfigured", retry_after=30.0):
-    """The gateway runs without a configuration. Callers are not told the reason."""
+    """The gateway runs without a configuration. Callers do not see the reason."""
 
 
 class UpstreamTimeout(GatewayError, status=504, code="upstream_timeout", retry_after=1.0): ...

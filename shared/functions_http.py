@@ -72,8 +72,8 @@ class WebApp(base.WebApp):
         else:
             self._handler = func
             logger.error(
-                "the worker's runtime library is not as known: expected %s, which requirements.txt pins; an invocation "
-                "may now wait for its request until functionTimeout",
+                "unsupported worker runtime library: expected %s, which requirements.txt pins; an invocation may now "
+                "wait for its request until functionTimeout",
                 KNOWN,
             )
         return func
@@ -92,7 +92,7 @@ class WebApp(base.WebApp):
             response = refused = early_refusal(foreign, request.headers)
             logger.warning("request %s was not paired with an invocation: %s", refused.request_id, error)
         except Exception as error:  # the function could not be run: a configuration that cannot be used, above all
-            broken = GatewayError("The gateway cannot serve requests. Its operator finds why in the log.")
+            broken = GatewayError("The gateway cannot serve requests. The operator can find the reason in the log.")
             response = refused = early_refusal(broken, request.headers)
             logger.error("request %s could not be served: %s: %s", refused.request_id, type(error).__name__, error)
         await response(scope, receive, send)
@@ -116,7 +116,7 @@ class _Protocol(Protocol):
 
 
 class WebServer(base.WebServer):
-    """Serves the app on the address that the worker tells the host. One line a request is the gateway's own.
+    """Serves the app on the address that the worker gives to the host. The gateway logs one line per request itself.
 
     Without WebSockets, whatever is installed: an upgrade is answered by the gateway, in its invocation. Without an
     orderly end: the host kills the worker, so nothing may wait for one."""

@@ -34,8 +34,8 @@ class HttpResponse:
         self.status: int = message.code
         self.headers: CIMultiDictProxy[str] = message.headers
         self.content = content
-        # An error may come before the end of a large request, the rest of which is then in the way of the next one. How
-        # much is unsent, TLS does not tell.
+        # An error may come before the end of a large request, the rest of which is then in the way of the next one. TLS
+        # does not report how much is unsent.
         early = sent > _JOINED and message.code >= 300
         content.on_eof(functools.partial(_end, connection) if early else connection.release)
 

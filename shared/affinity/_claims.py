@@ -93,14 +93,14 @@ class Claims:
     async def close(self) -> None:
         """Wait for rows being written; log those that are lost."""
         if lost := await self._writing.finish(10):
-            logger.error("stopped before %d objects were recorded: callers cannot use them again", lost)
+            logger.error("shut down before %d objects were recorded: callers cannot use them again", lost)
 
 
 def _alert_of_foreign(reference: Reference, claimed: Location, owned: Location) -> None:
     """Log an answer that names an object of another consumer: no backend should give one."""
     if claimed.consumer != NOBODY and owned.consumer not in (claimed.consumer, NOBODY):
         logger.error(
-            "ALERT the backend %s names %s %s to the consumer %s, but it is another's, on %s: nothing is recorded",
+            "ALERT backend %s returned %s %s to consumer %s, but another consumer owns it, on %s: not recorded",
             claimed.backend,
             reference.kind.replace("_", " "),
             reference.id[:128],
@@ -118,10 +118,10 @@ async def _retry(name: str, write: Callable[[], Awaitable[None]]) -> None:
             return
         except StoreUnavailable as error:
             if attempt == 0:
-                logger.warning("the location of %s is not recorded yet: %s", name, error)
+                logger.warning("location of %s not recorded yet: %s", name, error)
         except ValueError as error:
-            logger.error("the location of an object cannot be recorded: %s", error)
+            logger.error("cannot record the location of an object: %s", error)
             return
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
-    logger.error("the location of %s is lost: the table has failed for too long", name)
+    logger.error("location of %s lost: the table has failed for too long", name)

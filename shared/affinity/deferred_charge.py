@@ -17,7 +17,7 @@ class Settlement(Protocol):
         pending work."""
 
     def relayed(self, reference: Reference, tokens: int, recorder: ObjectRecorder) -> None:
-        """Note that a stream has relayed this much of an object's text, in case nobody tells its usage."""
+        """Note that a stream has relayed this much of an object's text, in case its usage is never reported."""
 
 
 class DeferredCharge:

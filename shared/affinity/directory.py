@@ -135,7 +135,7 @@ class ObjectDirectory:
                 async with time_limit():
                     location = await self._read(reference, NOBODY)
         except StoreUnavailable as error:
-            logger.warning("the usage of %s is settled later: %s", reference.id[:128], error)
+            logger.warning("usage of %s not settled yet: %s", reference.id[:128], error)
         return location
 
     async def claim_charge(self, reference: Reference) -> bool:
@@ -151,7 +151,7 @@ class ObjectDirectory:
                     location = await self._read(reference, NOBODY)
             return location is not None and location.pending and await self._rows.claim_charge(reference)
         except StoreUnavailable as error:
-            logger.warning("the usage of %s is charged to a later call: %s", reference.id, error)
+            logger.warning("usage of %s not charged yet, a later call is: %s", reference.id, error)
             self._charged.pop(reference, None)
             return False
 
@@ -160,7 +160,7 @@ class ObjectDirectory:
         try:
             await self._rows.delete(consumer.id, reference)
         except StoreUnavailable as error:
-            logger.warning("the row of the deleted %s stays: %s", reference.id, error)
+            logger.warning("cannot delete the row of %s: %s", reference.id, error)
 
     async def _read(self, reference: Reference, consumer: str) -> Location | None:
         location = await self._rows.read(reference, consumer)

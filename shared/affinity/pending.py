@@ -1,8 +1,8 @@
 """The index of work that goes on after its call, in the table `pending`: responses in the background, runs, batches.
 
 A row has all that is needed to settle the work on any instance. It is inserted together with the object's own row, and
-marked when the work is settled: whoever marks it corrects the limits. The mark stays until a late repetition of the
-insert can no longer come. Partition: `of-{thread or conversation}`, else a hex digit of the id's SHA-1.
+marked when the work is settled: the settler that marks it corrects the limits. The mark stays until a late repetition
+of the insert can no longer come. Partition: `of-{thread or conversation}`, else a hex digit of the id's SHA-1.
 """
 
 import secrets

@@ -90,7 +90,7 @@ class Planner:
 
 def _check_body(consumer: Consumer, call: Call) -> None:
     """Raise `RegionNotAllowed` for what may leave the places that a consumer's calls must stay in, and
-    `WholeAccountNotAllowed` for what the backend would read with an identity of its own."""
+    `WholeAccountNotAllowed` for what the backend would read with its own identity."""
     if consumer.access.is_limited and (left := residency.leaving(call, consumer.access)) is not None:
         path, reason = left
         raise RegionNotAllowed(

@@ -60,7 +60,7 @@ class ObjectRecorder:
 
     `deferred`: the work may go on when the call has ended (`DeferredCharge`). `begin` is called once if so.
     `charged`: the object whose usage the answer reports; `finished`: this call made it, complete, so that no other call
-    knows it; `ended`: its work has, and its usage is told elsewhere. `lines`: of the uploaded file, if they name no
+    knows it; `ended`: its work has, and its usage is reported elsewhere. `lines`: of the uploaded file, if they name no
     object.
     """
 

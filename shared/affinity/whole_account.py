@@ -28,8 +28,8 @@ def _check_eval(fields: JsonFields) -> None:
     source = fields.below("data_source").below("source").get("type", str, "the type of a source")
     if source not in _GIVEN:
         raise WholeAccountNotAllowed(
-            "This key may evaluate the data of its own files and requests only: the data_source has no source of the "
-            f"type {' or '.join(_GIVEN)}. Ask the gateway's operator for a key with --whole-account.",
+            f"This key may evaluate its own data only: expected a data_source whose source has the type "
+            f"{' or '.join(_GIVEN)}. Ask the gateway's operator for a key with --whole-account.",
             param="data_source",
         )
 
@@ -39,14 +39,14 @@ def _check_batch(call: Call, locations: Mapping[Reference, Location]) -> None:
     endpoint = fields.get("endpoint", str, "a path") or ""
     if endpoint and not is_self_contained(endpoint):
         raise WholeAccountNotAllowed(
-            f"This key may not send batches to {endpoint[:128]}, whose requests may name objects of others. Ask the "
-            "gateway's operator for a key with --whole-account.",
+            f"This key may not send batches to {endpoint[:128]}: their requests may name other callers' objects. Ask "
+            "the gateway's operator for a key with --whole-account.",
             param="endpoint",
         )
     if not all(location.checked for location in locations.values()):
         raise WholeAccountNotAllowed(
-            "The lines of this batch are not known to the gateway, or name objects, or ask for other endpoints than "
-            "chat/completions, completions, embeddings and moderations. Upload a file without that through the "
-            "gateway, with at most 200,000 lines of 4 MB, or ask its operator for a key with --whole-account.",
+            "This key may not send this batch: its lines are unknown, name objects, or use other endpoints than "
+            "chat/completions, completions, embeddings and moderations. Upload another file through the gateway, with "
+            "at most 200,000 lines of 4 MB, or ask its operator for a key with --whole-account.",
             param="input_file_id",
         )

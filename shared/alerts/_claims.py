@@ -36,7 +36,7 @@ class Claims:
             async with asyncio.timeout(_PATIENCE):
                 return await update(self._table, PARTITION, digest(alert.key), claim) is not None
         except (StoreUnavailable, TimeoutError) as error:
-            logger.warning("an alert may be sent by several instances, because the table does not answer: %s", error)
+            logger.warning("cannot claim an alert, so several instances may send it: %s", error)
             return True
 
     async def release(self, alert: Alert) -> None:
@@ -45,7 +45,7 @@ class Claims:
             async with asyncio.timeout(_PATIENCE):
                 await self._table.delete(PARTITION, digest(alert.key))
         except (StoreUnavailable, TimeoutError) as error:
-            logger.warning("an alert is not sent again before its time is over: %s", error)
+            logger.warning("cannot release an alert's claim: %s", error)
 
     async def clean_up(self) -> int:
         """Delete the rows of alerts that may be raised again. Return their number. Raises `StoreUnavailable`."""

@@ -89,6 +89,6 @@ def _signer_of(receiver: Receiver) -> "standardwebhooks.Webhook":
         return Webhook(secret if secret.startswith("whsec_") else secret.encode())
     except (ValueError, EmptyWebhookSecretError):
         raise ConfigurationError(
-            f"{receiver.place}.secret_env: expected the name of an environment variable with whsec_ and a secret in "
-            "base64, or with any other text, but what follows whsec_ is not base64"
+            f"{receiver.place}.secret_env: expected base64 after whsec_ in the environment variable that this names; a "
+            "secret without whsec_ may be any text"
         ) from None

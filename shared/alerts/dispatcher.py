@@ -79,7 +79,7 @@ class Alerts:
             self._quiet_until[alert.key] = alert.until
         if len(self._sending) >= _MOST_WAITING:
             _log(alert)
-            logger.error("too many alerts are on their way: the last one is in this log only")
+            logger.error("alert queue is full: the last alert was only logged")
             return
         self._sending.start(self._raise(alert))
 

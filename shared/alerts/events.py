@@ -21,7 +21,7 @@ _LONGEST = 500  # characters of a text that others wrote
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """Something that needs a person. `key` identifies it among all instances, `until` is the time (seconds since 1970)
-    before which it is not raised again. `claimed`: whoever raises it has made sure that no other instance does."""
+    before which it is not raised again. `claimed`: only one instance raises it."""
 
     event: Event | Literal["test"]
     severity: Severity
@@ -68,7 +68,7 @@ def backend_ejected(backend: str, deployments: Sequence[str], reason: str, secon
     names, reason = ", ".join(deployments), _short(reason)
     message = (
         f"The backend {backend} has been out of rotation for {_duration(seconds)} ({names}: {reason}). Other backends "
-        "serve its calls if they can. Look at its health in Azure, or drain it."
+        "serve its calls if they can. Check its health in Azure, or drain it."
     )
     facts: _Facts = {"backend": backend, "deployments": names, "reason": reason, "seconds": round(seconds)}
     return _alert("backend_ejected", "error", backend, now + REPEATED_AFTER, message, facts)
@@ -91,7 +91,7 @@ def safe_mode_began(since: float, now: float) -> Alert:
     """The table of limits does not answer."""
     message = (
         f"Safe mode since {moment(since)}: the storage account's tables do not answer, so instances apply limits "
-        "alone, and more strictly. Look at the storage account's health and network rules."
+        "alone, and more strictly. Check the storage account's health and network rules."
     )
     return _alert("safe_mode_began", "error", "", now + REPEATED_AFTER, message, {"since": moment(since)})
 
@@ -128,10 +128,10 @@ def configuration_refused(source: str, complaints: Sequence[str], now: float) ->
     they hold no secret."""
     first, more = [_short(line) for line in complaints[:_MOST_COMPLAINTS]], len(complaints) - _MOST_COMPLAINTS
     shown = "; ".join(first) + (f"; and {more} more" if more > 0 else "")
-    named = f"The configuration from {_short(source)} was refused, and the former one stays in effect."
+    named = f"The configuration from {_short(source)} is invalid; the previous one stays in effect."
     about, until = digest(source + chr(10).join(complaints)), now + 24 * REPEATED_AFTER
     facts: _Facts = {"source": _short(source), "complaints": len(complaints)}
-    return _alert("configuration_refused", "error", about, until, f"{named} Mend it: {shown}", facts)
+    return _alert("configuration_refused", "error", about, until, f"{named} Fix it: {shown}", facts)
 
 
 def model_retires(model: str, backends: Iterable[str], day: str, replacement: str, within: int, days: int) -> Alert:
@@ -181,7 +181,7 @@ def access_decided(request: str, name: str, wish: str, answer: str, at: float, *
 
 def test_message(by: str, now: float) -> Alert:
     """Nothing has happened: an operator tries a receiver."""
-    message = f"{_short(by)} tries this receiver of alerts. Nothing has happened."
+    message = f"Test alert, sent by {_short(by)}. No action is needed."
     return _alert("test", "info", f"{now}", now, message, {"by": _short(by)}, claimed=True)
 
 

@@ -94,7 +94,7 @@ class SentAlerts:
             async with asyncio.timeout(_PATIENCE):
                 await self._table.merge(_PARTITION, {f"{names.newest_first(at)}-{alert.id}": row})
         except (StoreUnavailable, TimeoutError) as error:
-            logger.warning("the alert %s is on record in this instance alone: %s", alert.event, error)
+            logger.warning("alert %s not written to the table: %s", alert.event, error)
 
     def own(self) -> list[SentAlert]:
         """The last alerts of this instance, newest first."""

@@ -12,8 +12,8 @@ MESSAGES_PREFIX: dict[Api, str] = {"azure": "/anthropic/v1/", "anthropic": "/v1/
 
 
 def upstream_message(call: Call, target: Target) -> UpstreamRequest:
-    """The request for a call on one target: Anthropic itself, or a Foundry resource, which has the API below a path of
-    its own. The body passes as it is, but for the name of the model where the deployment has another."""
+    """The request for a call on one target: Anthropic itself, or a Foundry resource, which has the API below another
+    path. The body passes unchanged, except the name of the model where the deployment has another."""
     backend, edits = target.backend, call.edits
     if target.deployment and call.body_model is not None and call.body_model != target.deployment:
         edits = edits | {"model": msgspec.json.encode(target.deployment)}

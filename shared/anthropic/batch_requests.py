@@ -93,7 +93,8 @@ class BatchReader:
 
     def _take(self, request: bytes) -> None:
         if len(self._places) >= _MOST_REQUESTS:
-            raise InvalidRequest(f"requests: more than {_MOST_REQUESTS}: send several batches.", param="requests")
+            message = f"requests: expected at most {_MOST_REQUESTS}; send several batches."
+            raise InvalidRequest(message, param="requests")
         try:
             values = top_level(request)
             fields = JsonFields(request, values)
@@ -104,7 +105,7 @@ class BatchReader:
             inner = top_level(params)
             read = JsonFields(params, inner)
             if not (model := read.get("model", str, "a string that names a model")):
-                raise InvalidRequest("The field `model` is missing: name the model to be called.")
+                raise InvalidRequest("The field `model` is missing: name the model to call.")
             self._most_tokens += read.tokens("max_tokens") or 0
             outline = Outline.of(params, _LONGEST) if len(params) > LARGE else None
             others = model_paths.in_request(params, inner, "messages.create", outline)
@@ -133,7 +134,7 @@ class BatchReader:
         begins, ends = self._list
         around = self._body[: begins + 1] + self._body[ends:] if ends else self._body
         if len(around) > _MOST_BESIDE:
-            raise InvalidRequest(f"The body has no requests, or more than {_MOST_BESIDE} bytes beside them.")
+            raise InvalidRequest(f"The body has no requests, or more than {_MOST_BESIDE} bytes outside them.")
         top_level(around)
         if not self._places:
             raise InvalidRequest("The body has no requests: expected `requests`, a list of one or more.", "requests")
@@ -178,7 +179,7 @@ _decode = msgspec.json.Decoder(_Batch).decode
 
 
 def with_own_address(batch: bytes) -> bytes:
-    """A batch as its backend tells it, with the path of its results at this gateway: a client that followed the
+    """A batch as its backend reports it, with the path of its results at this gateway: a client that followed the
     backend's own address would send it the caller's key."""
     try:
         read = _decode(batch)

@@ -18,7 +18,7 @@ _LONGEST_LINE = 128 * 1024 * 1024  # bytes; no answer of a model is as long
 
 
 class BatchState(msgspec.Struct, frozen=True):
-    """A batch as its backend tells it."""
+    """A batch as its backend reports it."""
 
     processing_status: str = ""
     request_counts: dict[str, Any] = {}
@@ -111,7 +111,7 @@ class BatchResults:
         self.objects |= dict.fromkeys(references.in_answer(line, RESULTS))
 
     def usages(self) -> tuple[Usage, ...]:
-        """The usage by what has a price of its own: the model, where it ran, and whether its context was long."""
+        """The usage by the parts of its price: the model, where it ran, and whether its context was long."""
         return tuple(
             Usage(model=model, service_tier=tier, summed=True, long=long, **sums)  # type: ignore[arg-type]
             for (model, tier, long), sums in sorted(self._sums.items())

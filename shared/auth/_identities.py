@@ -22,8 +22,8 @@ logger = logging.getLogger("tollgate.authentication")
 _MOST_IDENTITIES = 50_000
 _MOST_WARNED = 10_000
 _GROUPS_MISSING = (
-    "it is in more than Entra ID lists in a token. Use app roles in the rules, or have the application's tokens list "
-    "only the groups that are assigned to it"
+    "the token leaves them out because there are too many. Use app roles in the rules, or have the application's "
+    "tokens list only the groups that are assigned to it"
 )
 
 
@@ -88,7 +88,7 @@ class Identities:
         """Tell the operator, once per caller, that rules for groups do not match one who may be in these groups."""
         if self._lacks_groups(identity) and identity.consumer_id not in self._warned:
             self._warned[identity.consumer_id] = None
-            logger.warning("no rule for a group matches %s: %s", identity.consumer_id, _GROUPS_MISSING)
+            logger.warning("the groups of %s are not known: %s", identity.consumer_id, _GROUPS_MISSING)
 
     def _lacks_groups(self, identity: Identity) -> bool:
         return identity.groups_missing and any(rule.group is not None for rule in self._rules)
@@ -103,6 +103,6 @@ class Identities:
         try:
             await self._consumers.register(identity)
         except StoreUnavailable as error:
-            logger.warning("the consumer %s has no row yet: %s", identity.consumer_id, error)
+            logger.warning("cannot write the row of the consumer %s yet: %s", identity.consumer_id, error)
         else:
             self._records.read_again(identity.consumer_id)

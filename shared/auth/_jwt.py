@@ -110,7 +110,7 @@ def parse(text: str) -> Token | str:
             msgspec.json.decode(_decoded(header), type=Header), msgspec.json.decode(_decoded(claims), type=Claims)
         )
     except (*UNREADABLE, ValueError):
-        return "The token is not a JWT of Entra ID: its header or claims are no JSON, or have wrong types."
+        return "The token is not a JWT of Entra ID: its header or claims are not JSON, or have the wrong types."
 
 
 def problem(token: Token, accepted: Accepted, now: float) -> str:
@@ -118,9 +118,9 @@ def problem(token: Token, accepted: Accepted, now: float) -> str:
     pass: see `not_yet`."""
     header, claims = token.header, token.claims
     if header.alg != "RS256":
-        return f"The token is signed with {_quoted(header.alg)}. Expected RS256, with which Entra ID signs."
+        return f"The token is signed with {_quoted(header.alg)}. Expected RS256, as Entra ID signs."
     if not header.kid:
-        return "The token does not name the key that signed it (kid)."
+        return "The token has no kid, the id of the key that signed it."
     issuers = accepted.issuers.get(claims.tid.lower())
     if issuers is None:
         return f"The token is from the tenant {_quoted(claims.tid)}, whose callers this gateway does not admit."
@@ -135,7 +135,7 @@ def problem(token: Token, accepted: Accepted, now: float) -> str:
     if not _GUID.fullmatch(claims.oid.lower()):
         return "The token does not identify its caller: it has no oid. Its application needs a service principal."
     if not (claims.azp or claims.appid):
-        return f"The token is no access token: it names no client application (azp, appid). {_GET_ANOTHER}"
+        return f"The token is not an access token: it has no azp or appid claim. {_GET_ANOTHER}"
     return ""
 
 

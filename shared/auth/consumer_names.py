@@ -10,7 +10,6 @@ import unicodedata
 from collections.abc import Callable
 
 from shared.auth.consumers import Consumers
-from shared.errors import StoreUnavailable
 from shared.storage import Properties, Row, Store, conditional, names
 
 _PARTITION = "name"
@@ -40,7 +39,7 @@ class ConsumerNames:
             claim = _claim(consumer_id, self._store.now())
             if await self._table.put(_PARTITION, key, claim, row.etag if row else None) is not None:
                 return None
-        raise StoreUnavailable("too many operators claim the same name at once")
+        raise conditional.contended(f"The holder of the name {name!r}")
 
     async def withdraw(self, name: str, consumer_id: str) -> None:
         """Let a claim end soon, because writing its consumer failed."""

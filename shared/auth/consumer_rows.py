@@ -141,7 +141,7 @@ def _access(consumer_id: str, text: str) -> Access:
     try:
         return msgspec.json.decode(text, type=Access)
     except msgspec.DecodeError as error:
-        logger.error("unreadable access in the policy of %s, which may call nothing: %s", consumer_id, error)
+        logger.error("invalid access in the policy of %s: all its calls are rejected: %s", consumer_id, error)
         return Access(regions=frozenset())
 
 

@@ -87,7 +87,7 @@ class Consumers:
 
     async def rotate(self, record: Record, key_id: str, *, overlap: float = 0.0) -> tuple[str, StoredKey]:
         """Replace a valid key: it, and those that were replaced before, end after `overlap` seconds. The new one ends
-        with its consumer, or with the key that it replaces if that has an end of its own. Return its text."""
+        with its consumer, or with the key that it replaces if that one has an end. Return its text."""
         text, key = self._new_key(record)
         own_end = record.keys[key_id].expires if not record.keys[key_id].successor else 0.0
         if own_end and not 0 < key.expires < own_end:
@@ -123,10 +123,10 @@ class Consumers:
         owner, etag = await self.foreign_keys.find(digest) or (None, None)
         if owner is None or owner.consumer != record.consumer.id:
             if owner is not None and await self._has_key(owner, digest):
-                raise NameTaken(f"The key is already one of the consumer {owner.consumer}.")
+                raise NameTaken(f"The key already belongs to the consumer {owner.consumer}.")
             owner = Owner(record.consumer.id, keys.new_id(4))
             if not await self.foreign_keys.claim(digest, owner, etag):
-                raise StoreUnavailable("Another import of this key was faster. Import it again.")
+                raise StoreUnavailable("This key was imported twice at the same time. Import it again.")
         key = record.keys.get(owner.key)
         if key is None:
             key = StoredKey(owner.key, digest, self._store.now(), record.expires, foreign=True)

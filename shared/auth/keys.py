@@ -82,7 +82,7 @@ def digest_to_import(text: str) -> str:
     guessed."""
     digest = foreign_digest(text)
     if digest is None:
-        raise ValueError("expected a key of 20 to 256 printable characters without spaces, in another form than tg_…")
+        raise ValueError("expected a key of 20 to 256 printable characters without spaces, not of the form tg_…")
     if len(set(text)) < _FEWEST_CHARACTERS:
         raise ValueError(f"expected a random key, got one with fewer than {_FEWEST_CHARACTERS} different characters")
     return digest

@@ -18,7 +18,7 @@ READERS: frozenset[Role] = frozenset(("admin", "reader"))
 OWNERS: frozenset[Role] = frozenset(("admin", "team_owner"))
 EVERYONE: frozenset[Role] = frozenset(("admin", "reader", "team_owner"))
 
-MANAGEMENT_KEY = "management-key"  # the name of whoever has it
+MANAGEMENT_KEY = "management-key"  # the name of an operator who uses it
 _APP_ROLES: dict[Role, str] = {
     "admin": "Gateway.Admin",
     "reader": "Gateway.Reader",
@@ -38,7 +38,7 @@ class Operator(msgspec.Struct, frozen=True):
     def require(self, roles: frozenset[Role]) -> None:
         """Raise `RoleRequired` (403) unless the operator has one of these roles."""
         if not self.roles & roles:
-            raise RoleRequired(f"This needs the app role {_named(roles)}, which {self.name} does not have.")
+            raise RoleRequired(f"{self.name} lacks the app role for this: {_named(roles)} is required.")
 
     def sees(self, team: str) -> bool:
         """True if it may read what belongs to a team."""
@@ -51,8 +51,9 @@ class Operator(msgspec.Struct, frozen=True):
     def require_team(self, team: str) -> None:
         """Raise `RoleRequired` (403) unless the operator may change what belongs to a team."""
         if not self.manages(team):
-            yours = ", ".join(sorted(self.teams)) or "none"
-            raise RoleRequired(f"team: {self.name} owns the teams {yours}; others need {_APP_ROLES['admin']}.")
+            own = ", ".join(sorted(self.teams)) or "none"
+            message = f"team: {self.name} may change these teams only: {own}. Others need {_APP_ROLES['admin']}."
+            raise RoleRequired(message)
 
 
 class Operators:
@@ -67,8 +68,8 @@ class Operators:
         self._owners = owners
 
     async def identify(self, headers: Mapping[str, str]) -> Operator:
-        """The operator who sent a request. Raises `InvalidApiKey` (401), `RoleRequired` (403) for a caller without any
-        role of an operator, and `IdentityUnavailable` (503)."""
+        """The operator who sent a request. Raises `InvalidApiKey` (401), `RoleRequired` (403) for a caller without
+        an operator's role, and `IdentityUnavailable` (503)."""
         if has_key(headers, self._key):
             return Operator(MANAGEMENT_KEY, frozenset(("admin",)))
         token = _bearer(headers)
@@ -83,11 +84,11 @@ class Operators:
 
 
 def operator_of(identity: Identity, owners: Mapping[str, Iterable[str]]) -> Operator:
-    """The operator with this identity. Raises `RoleRequired` if it has none of the roles."""
+    """The operator with this identity. Raises `RoleRequired` if it has no role of an operator."""
     name = f"{identity.name} ({identity.object})"
     roles = frozenset(role for role, app_role in _APP_ROLES.items() if app_role in identity.roles)
     if not roles:
-        raise RoleRequired(f"This needs the app role {_named(EVERYONE)}, and {name} has none of them.")
+        raise RoleRequired(f"{name} has no app role of this gateway: {_named(EVERYONE)} is required.")
     return Operator(name, roles, teams_owned(identity, owners))
 
 

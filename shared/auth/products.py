@@ -54,8 +54,8 @@ def under_product(consumer: Consumer, configuration: Configuration) -> Consumer:
         raise ProductNotAllowed(f"This key has not subscribed to the product {named!r}. {has}.", param="product")
     if consumer.products:
         raise ProductNotAllowed(
-            f"No product of this key exists any more, or is open to its team: {', '.join(consumer.products)}. Ask the "
-            f"gateway's operator for another subscription.",
+            f"This key's products ({', '.join(consumer.products)}) were removed or are closed to its team. Ask the "
+            "gateway's operator for another subscription.",
             param="product",
         )
     return consumer

@@ -1,7 +1,7 @@
 """The public keys with which the tenants of Entra ID sign tokens, read from the OpenID configuration.
 
 Keys are read again in the background every hour. A token that names an unknown key has them read at once, but at most
-once a minute per tenant: whoever invents names causes no more reads than that.
+once a minute per tenant: invented names cause no more reads than that.
 """
 
 import asyncio
@@ -118,7 +118,7 @@ async def _keys(session: aiohttp.ClientSession, issuer: str) -> list[Jwk]:
     url = f"{issuer}/.well-known/openid-configuration"
     location = msgspec.json.decode(await _body(session, url), type=_OpenIdConfiguration).jwks_uri
     if urlsplit(location).scheme != "https" and not issuer.startswith("http://"):
-        raise ValueError(f"{url} names keys that are not read over https")
+        raise ValueError(f"{url} names an address of keys that is not https")
     keys = msgspec.json.decode(await _body(session, location), type=_Jwks).keys
     return [key for key in keys if key.kid and key.kty == "RSA" and key.use == "sig"]
 

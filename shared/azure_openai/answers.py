@@ -221,8 +221,8 @@ def _wait_in_words(report: bytes) -> float | None:
 
 
 def duration(text: str | None) -> float | None:
-    """The seconds in a text: a number, as Azure writes them, or 6m0s, 1.2s or 120ms, as OpenAI does. None: in none of
-    these forms."""
+    """The seconds in a text: a number, as Azure writes them, or 6m0s, 1.2s or 120ms, as OpenAI does. None: in another
+    form."""
     if (seconds := number(text)) is not None or not text:
         return seconds
     if (parts := _DURATION.fullmatch(text)) is None:

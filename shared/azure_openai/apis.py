@@ -39,8 +39,8 @@ def refusal(call: Call, api: Api) -> GatewayError | None:
     family = APIS[api]
     if api not in call.operation.apis:
         return UnknownPath(
-            f"{family.name} has no {call.operation.method} {call.operation.path}, and no other backend of this gateway "
-            "may serve this call."
+            f"{family.name} has no {call.operation.method} {call.operation.path}, and no other backend can serve this "
+            "call."
         )
     return family.refusal(call)
 
@@ -55,8 +55,8 @@ def _beyond_openai(call: Call) -> GatewayError | None:
     operation = call.operation
     if call.surface == "dated" and not operation.on_deployment and operation.family != _SAME_BELOW_DATED:
         return UnknownPath(
-            f"/openai/{call.path}?api-version=… is a path of Azure OpenAI's, and no backend of Azure OpenAI may serve "
-            f"this call. Use /v1/{call.path}."
+            f"/openai/{call.path}?api-version=… works on Azure OpenAI only, and no Azure OpenAI backend can serve this "
+            f"call. Use /v1/{call.path}."
         )
     if "data_sources" in call.values:
         return _not_at_openai("data_sources", "Leave it out, and use the tool file_search of /v1/responses.")
@@ -67,7 +67,7 @@ def _beyond_openai(call: Call) -> GatewayError | None:
 
 def _not_at_openai(param: str, instead: str) -> InvalidRequest:
     return InvalidRequest(
-        f"{param} is of Azure OpenAI alone, and no backend of Azure OpenAI may serve this call. {instead}", param=param
+        f"{param} works on Azure OpenAI only, and no Azure OpenAI backend can serve this call. {instead}", param=param
     )
 
 

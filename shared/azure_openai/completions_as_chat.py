@@ -70,10 +70,10 @@ def messages(prompt: str) -> list[dict[str, str]]:
             break  # it only says whose turn it is
         speaker = _SPEAKER.fullmatch(first) if feed else None
         if speaker is None:
-            raise _wrong(f"expected a role and a line feed behind {_START} number {number}.", "prompt")
+            raise _wrong(f"expected a role and a line feed after {_START} number {number}.", "prompt")
         role, name = speaker[1], (speaker[2] or "").strip()
         if role not in _ROLES:
-            raise _wrong(f"expected one of {', '.join(_ROLES)} as the role behind {_START} number {number}.", "prompt")
+            raise _wrong(f"expected one of {', '.join(_ROLES)} as the role after {_START} number {number}.", "prompt")
         content, end, _ = rest.partition(_END)
         content = content.removesuffix("\n") if end else content
         found.append({"role": role, "content": content} | ({"name": name} if name else {}))
@@ -119,7 +119,7 @@ class Rendering:
         return answer | {"choices": [msgspec.Raw(_encode(self._choice(choice, "message"))) for choice in choices]}
 
     def _chunk(self, chunk: dict[str, Any], choices: list[msgspec.Raw]) -> dict[str, Any] | None:
-        """A chunk; None for one that says nothing in a completion, such as the role of whoever speaks."""
+        """A chunk; None for one that says nothing in a completion, such as the role of the speaker."""
         rendered = [self._choice(choice, "delta") for choice in choices]
         said = any(one["text"] or one["finish_reason"] or one["logprobs"] for one in rendered)
         if not said and not (not rendered and _decode(chunk.get("usage", _NULL))):
@@ -181,9 +181,9 @@ def _prompt(raw: msgspec.Raw | None) -> str:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        raise _wrong("expected one text, because this model chats, and a chat has one prompt.", "prompt")
+        raise _wrong("expected one text: this is a chat model, and a chat has one prompt.", "prompt")
     if isinstance(value, list) and value:
-        raise _wrong("expected a text, because this model chats, and its tokens are not those of the prompt.", "prompt")
+        raise _wrong("expected a text, not tokens: those of this chat model are different.", "prompt")
     raise _wrong("expected a text that is not empty.", "prompt")
 
 
@@ -199,10 +199,10 @@ def _value(fields: dict[str, msgspec.Raw], name: str, kind: Any, expected: str) 
 
 def _refuse_what_a_chat_lacks(fields: dict[str, msgspec.Raw]) -> None:
     if _value(fields, "suffix", str, "a text"):
-        raise _wrong("expected none, because this model chats, and inserts no text before another.", "suffix")
+        raise _wrong("not supported: this is a chat model, which cannot insert text.", "suffix")
     best_of, n = _value(fields, "best_of", int, "an integer"), msgspec.json.decode(fields.get("n", b"null"))
     if best_of is not None and best_of != (n or 1):
-        raise _wrong("expected as many as `n`, because this model chats, and returns all that it generates.", "best_of")
+        raise _wrong("expected the same as `n`: a chat model returns all that it generates.", "best_of")
 
 
 def _logprobs(fields: dict[str, msgspec.Raw], *, echo: bool) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _logprobs(fields: dict[str, msgspec.Raw], *, echo: bool) -> dict[str, Any]:
     if count is None:
         return {}
     if echo:
-        raise _wrong("expected none with `echo`, because a chat has no probabilities of its prompt.", "logprobs")
+        raise _wrong("not supported with `echo`: a chat has no probabilities of its prompt.", "logprobs")
     return {"logprobs": True, "top_logprobs": count}
 
 

@@ -221,7 +221,7 @@ class EventReader:
 
 def _is_last(kind: str) -> bool:
     """True for an event of a response after which the caller may have all of it: the end of a text, a call or an item
-    (another item begins with an event of its own), or an image that a tool makes."""
+    (another item begins with a new event), or an image that a tool makes."""
     if not kind.startswith("response."):
         return False
     return "image_generation_call." in kind or (kind.endswith(".done") and not kind.startswith("response.reasoning"))

@@ -19,9 +19,9 @@ class Reader(Protocol):
     """Reads the events of one stream of an API.
 
     `committed`: a part of the answer has passed, so no other backend can take over now. `failed`: the backend reported
-    an error before that; `error` is its reason, which may follow in an event of its own, and `failure` the payload with
+    an error before that; `error` is its reason, which may follow in another event, and `failure` the payload with
     that reason. `marked`: the end marker has come, behind which nothing follows. `may_end`: the stream may end without
-    another word. `objects`: payloads that name objects; whoever records those empties the list."""
+    another word. `objects`: payloads that name objects; the recorder empties the list."""
 
     committed: bool
     failed: bool

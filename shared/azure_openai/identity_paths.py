@@ -131,7 +131,7 @@ _WITH_TOOLS: dict[str, _Look] = {"tools": _tools}
 _RESPONSE: dict[str, _Look] = {
     **_WITH_TOOLS,
     "input": _below(_WITH_TOOLS),
-    "agent": _anything,  # of a project, with tools of its own
+    "agent": _anything,  # of a project, with its own tools
     "agent_reference": _anything,
 }
 _SESSION: dict[str, _Look] = {"session": _below(_WITH_TOOLS), "response": _below(_WITH_TOOLS), **_RESPONSE}

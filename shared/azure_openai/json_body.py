@@ -115,9 +115,9 @@ def top_level(body: bytes) -> dict[str, slice]:
         position = before.end() + len(value)
         values[key] = slice(before.end(), position)
     if len(values) < len(fields) or not _OBJECT_END.fullmatch(body, position):
-        raise InvalidRequest("The body has a key twice at its top level.")
+        raise InvalidRequest("The body has a duplicate key at its top level.")
     if len({key.lower() for key in values}) < len(values):
-        raise InvalidRequest("The body has a key twice at its top level, in two cases: leave one of the two out.")
+        raise InvalidRequest("The body has two keys at its top level that differ in case only: leave one out.")
     return values
 
 

@@ -151,7 +151,7 @@ def output_in(body: bytes) -> int:
 
 
 def completed_share(body: bytes) -> float:
-    """The share of a batch's requests that were completed, 0 to 1; 0 if it does not tell."""
+    """The share of a batch's requests that were completed, 0 to 1; 0 if it is unknown."""
     counts = _read_unmetered(body).request_counts
     total, completed = (counts.get(name) if isinstance(counts, dict) else None for name in ("total", "completed"))
     if not (isinstance(total, int) and isinstance(completed, int) and total > 0):

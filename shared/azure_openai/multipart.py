@@ -149,7 +149,7 @@ class FormFields:
                 self.closed = True
                 self._read = self._epilogue
             case _:
-                raise _not_canonical("a boundary is not followed by the end of its line")
+                raise _not_canonical("a boundary is not followed by a line break")
         return True
 
     def _head(self) -> bool:
@@ -180,7 +180,7 @@ class FormFields:
                 raise _not_canonical("the name of a field is written differently: expected lower case, no index", name)
             return False
         if part.is_file or (part.charset and part.charset not in _CHARSETS):
-            raise _not_canonical("a field of text is sent as a file, or in another encoding than UTF-8", name)
+            raise _not_canonical("a text field is sent as a file, or not in UTF-8", name)
         if name in self.values and name in self.required:
             raise InvalidRequest(
                 f"The field `{name.decode()}` appears twice in the body: expected it once.", param=name.decode()
@@ -198,14 +198,14 @@ class FormFields:
             self._pass(max(self._position, held - 2))
             return False
         if at - 2 < self._position or self._buffer[at - 2 : at] != b"\r\n":
-            raise _not_canonical("a boundary does not stand behind the end of a line")
+            raise _not_canonical("a boundary does not start on a new line")
         self._pass(at - 2)
         if self._kept:
             value = bytes(self._buffer[self._position : at - 2])
             self.values[self._part.name] = Field(value, self._start, self._opened)
         length = self._base + at - 2 - self._start
         if self._part.length not in (None, length):
-            raise _not_canonical("a part has another length than it says", self._part.name)
+            raise _not_canonical("the Content-Length of a part is wrong", self._part.name)
         self._kept = False
         return self._after_parting(end)
 
@@ -227,7 +227,7 @@ class FormFields:
 
     def _epilogue(self) -> bool:
         if not b"\r\n".startswith(self._buffer[self._position :]):
-            raise _not_canonical("something follows its last boundary")
+            raise _not_canonical("there is data after its last boundary")
         return False
 
 
@@ -241,15 +241,15 @@ def _part(head: bytes) -> _Part:
         headers[match[1].lower()] = match[2]
     disposition = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
     if disposition is None:
-        raise _not_canonical('a part has no plain Content-Disposition: form-data; name="…"')
+        raise _not_canonical('a part lacks a Content-Disposition of the form form-data; name="…"')
     name, kind = disposition[1] or disposition[2], headers.get(b"content-type", b"").lower()
     length = headers.get(b"content-length")
     if length is not None and not re.fullmatch(rb"\d{1,15}", length):
-        raise _not_canonical("a part has a length that is no number", name)
+        raise _not_canonical("the Content-Length of a part is not a number", name)
     if headers.get(b"content-transfer-encoding", b"binary").lower() not in _UNENCODED:
-        raise _not_canonical("a part is encoded", name)
+        raise _not_canonical("a part has a Content-Transfer-Encoding", name)
     if kind.startswith(b"multipart") or name == b"_charset_":
-        raise _not_canonical("a part changes how others are read", name)
+        raise _not_canonical("a part is multipart, or named _charset_", name)
     charset = _CHARSET.search(kind)
     return _Part(name, bool(disposition[3]), charset[1] if charset else b"", int(length) if length else None)
 

@@ -20,7 +20,7 @@ FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 ANY_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Object"}}}
 _ERROR = {"message": TEXT, "type": TEXT_OR_NULL, "param": TEXT_OR_NULL, "code": TEXT_OR_NULL}
 _ERROR_JSON = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-REFUSED = "The call is refused: it is wrong, not allowed, names what is not there, or exceeds a limit."
+REFUSED = "The call is refused: it is invalid, not allowed, names something that does not exist, or exceeds a limit."
 UNAVAILABLE = "The gateway or the backends that may serve this call cannot do so now."
 _BEARER = "A key of this gateway, as with OpenAI; or a token of Entra ID, if it accepts them."
 _API_KEY = {"type": "apiKey", "in": "header", "name": "api-key", "description": "The key, as with Azure OpenAI."}
@@ -69,10 +69,10 @@ _COMPONENTS: dict[str, Any] = {
 }
 _HEALTH = {
     "operationId": "healthz",
-    "summary": "Whether the process serves",
+    "summary": "Report liveness",
     "tags": ["Gateway"],
     "security": [],
-    "responses": {"200": {"description": "It does.", "content": ANY_JSON}},
+    "responses": {"200": {"description": "The process is alive.", "content": ANY_JSON}},
 }
 _INFO = {
     "title": "Tollgate",

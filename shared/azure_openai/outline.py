@@ -52,7 +52,7 @@ class Outline:
         for start in range(0, len(body), PIECE):
             outline.feed(body[start : start + PIECE])
             if outline.size > most:
-                raise InvalidRequest("The body has too much beside its long texts.")
+                raise InvalidRequest("The body is too large outside its long texts.")
         return outline
 
     def take(self) -> str:

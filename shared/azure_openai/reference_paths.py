@@ -169,7 +169,7 @@ RAREST: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("messages.create", "messages.count_tokens"), ("file_id", "container", "previous_message_id")),
 }
 
-# Answers tell of what the backend made besides the object that was asked for.
+# Answers also name the objects that the backend made besides the requested one.
 
 _MADE_ITEM: Shape = {
     "container_id": "container",

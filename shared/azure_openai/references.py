@@ -67,8 +67,8 @@ _ESCAPED = re.compile(rb"\\u00[2-7]")  # a key may be written with escapes, too
 
 
 _LARGE_ANSWER = 256 * 1024  # bytes from which on an answer is read by its outline: lists have many objects
-_MOST_SEALED = 16  # contents of one body, the last ones: whoever made those has opened the earlier ones
-_BROUGHT = "brought"  # the kind of an item that has its content with it: no object of the backend, whatever its id
+_MOST_SEALED = 16  # contents of one body, the last ones: their backend has opened the earlier ones
+_BROUGHT = "brought"  # the kind of an item that has its content with it: not an object of the backend, whatever its id
 
 
 def in_request(
@@ -160,7 +160,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Readers differ about which of two values counts, so no key may stand twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise InvalidRequest("The body has a key twice in one object: leave one of the two out.")
+        raise InvalidRequest("The body has a duplicate key in one object: leave one out.")
     return made
 
 
@@ -179,7 +179,7 @@ def decode_text(text: str) -> Any:
 
 def too_complex(error: RecursionError | ValueError, name: str = "The body") -> InvalidRequest:
     """The error of a request whose JSON cannot be decoded by Python, or walked through."""
-    excess = "is nested too deeply" if isinstance(error, RecursionError) else "has a number of too many digits"
+    excess = "is nested too deeply" if isinstance(error, RecursionError) else "has a number with too many digits"
     return InvalidRequest(f"{name} {excess}.")
 
 
@@ -206,7 +206,7 @@ def lowered(value: dict[str, Any]) -> dict[str, Any]:
     """The fields of an object with their keys in lower case. Raises `InvalidRequest` for a key in two cases."""
     fields = {key.lower(): inner for key, inner in value.items()}
     if len(fields) < len(value):
-        raise InvalidRequest("The body has a key twice in one object, in two cases: leave one of the two out.")
+        raise InvalidRequest("The body has two keys in one object that differ in case only: leave one out.")
     return fields
 
 

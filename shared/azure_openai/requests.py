@@ -93,7 +93,7 @@ def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: st
 
 def _missing_model() -> InvalidRequest:
     return InvalidRequest(
-        "The field `model` is missing: it names the model to be called.", param="model", code="missing_model"
+        "The field `model` is missing: name the model to call.", param="model", code="missing_model"
     )
 
 

@@ -45,7 +45,7 @@ def callers(message: bytes) -> CallerEvent:
     fields = JsonFields(message, values)
     kind = fields.get("type", str, "the name of an event")
     if not kind:
-        raise InvalidRequest("The event has no field `type`, which names it.", param="type")
+        raise InvalidRequest("The event has no `type`.", param="type")
     own_id = fields.get("event_id", str, "a text") or ""
     lane = fields.get("stream_id", str, "a text") or ""
     if len(own_id) > _LONGEST_ID or len(lane) > _LONGEST_ID:

@@ -61,8 +61,7 @@ def _realtime(call: Call, parameters: list[tuple[str, str]]) -> Call:
     if len(calls) == 1 and re.fullmatch(SEGMENT, next(iter(calls))):
         return msgspec.structs.replace(call, references=(Reference("realtime_call", next(iter(calls))),))
     raise InvalidRequest(
-        "The query names no model, by which the gateway chooses a backend: connect to /v1/realtime?model=MODEL, also "
-        "for transcriptions.",
+        "The query has no model. Connect to /v1/realtime?model=MODEL, also for transcriptions.",
         param="model",
         code="missing_model",
     )

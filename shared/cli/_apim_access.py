@@ -18,7 +18,7 @@ _MOST_SECONDS = 220
 def ip_filter(draft: Draft, element: Element) -> None:
     """`ip-filter`: what it allows. The opposite cannot be said."""
     if element.get("action").lower() != "allow":
-        text = "action forbid: the gateway knows networks that may call (allowed_networks), none that may not"
+        text = "action forbid: the gateway has a list of allowed networks (allowed_networks), not of forbidden ones"
         draft.drop(element, text)
         return
     networks: list[str] = []
@@ -72,14 +72,14 @@ def _entra(draft: Draft, element: Element, tenant: str, apps: list[str]) -> None
     plain = [audience for audience in audiences if not is_expression(audience)]
     if not plain:
         plain = ["api://tollgate"]
-        draft.todo(element, "entra.audiences: the policy names none that can be read: put yours in")
+        draft.todo(element, "entra.audiences: add yours; none in the policy can be read")
     rules = [{"app": app} for app in apps if re.fullmatch(_GUID, app)]
     claims = element.child("required-claims")
     for claim in claims.children if claims is not None else ():
         rules += _rules(draft, claim)
     if not rules:
         rules = [{"app_role": "Gateway.Call"}]
-        text = "entra.callers: the policy admits the whole tenant, the gateway those with a rule: app_role is one"
+        text = "entra.callers: the policy admits the whole tenant; the gateway admits by rules, such as app_role"
         draft.todo(element, text)
     draft.sections["entra"] = {"tenants": [tenant], "audiences": plain, "callers": rules}
     draft.carried(element, f"entra: tenant {tenant}, audiences {', '.join(plain)}, {len(rules)} rules")
@@ -94,7 +94,7 @@ def _rules(draft: Draft, claim: Element) -> list[dict[str, str]]:
     selector = _ROLE_CLAIMS.get(name)
     if selector is None or (claim.get("match").lower() == "all" and len(values) > 1):
         known = ", ".join(_ROLE_CLAIMS)
-        draft.drop(claim, f"{name}: rules of entra.callers go by any one value of {known}")
+        draft.drop(claim, f"{name}: a rule of entra.callers matches one value of {known}")
         return []
     return [{selector: value} for value in values if not is_expression(value)]
 
@@ -141,7 +141,7 @@ def query(draft: Draft, element: Element) -> None:
         draft.api_version = values[0]
         draft.carried(element, f"backends: api_version: {values[0]}, for callers of /v1")
     else:
-        draft.drop(element, f"{element.get('name')}: the gateway adds no other query")
+        draft.drop(element, f"{element.get('name')}: the gateway adds no other query parameter")
 
 
 def forward(draft: Draft, element: Element) -> None:

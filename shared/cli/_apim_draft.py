@@ -22,7 +22,7 @@ class Note(NamedTuple):
 
 
 class DraftBackend(msgspec.Struct):
-    """A backend, of which a policy tells the address or, for an entity of API Management, the name alone."""
+    """A backend, with its address or, for an entity of API Management, its name only."""
 
     name: str
     endpoint: str
@@ -67,7 +67,7 @@ class Draft:
         if former not in (None, value):
             if isinstance(value, int | float) and isinstance(former, int | float):
                 value = min(value, former)
-                self.differs(element, f"{path} is set by two policies: the smaller one, {value}, holds")
+                self.differs(element, f"{path} is set by two policies: the smaller one, {value}, applies")
             else:
                 self.drop(element, f"{path} is {former} by an earlier policy, not {value}")
                 return
@@ -91,17 +91,17 @@ class Draft:
         self.backends.append(DraftBackend(name, endpoint, priority, line))
         self.carried(element, f"backends: {name} at {endpoint}, priority {priority}")
         if not host:
-            self.todo(element, f"backends: the policy does not tell the address of {name}: put it in")
+            self.todo(element, f"backends: add the address of {name}, which is not in the policy")
         elif host.endswith(".azure-api.net"):
-            self.todo(element, f"backends: {host} is API Management itself: put the resource behind it in")
+            self.todo(element, f"backends: {host} is API Management itself: add the resource behind it")
 
     def document(self) -> dict[str, Any]:
         if not self.backends:
             self.add_backend(None, "", "your-resource", 1)
         models = self.models or {"MODEL": "DEPLOYMENT"}
         if not self.models:
-            self.todo(None, "backends: put in each model with its deployment (or give --models)")
-        self.todo(None, "backends: put in each region: prices and `--regions` of keys go by it")
+            self.todo(None, "backends: add each model with its deployment (or pass --models)")
+        self.todo(None, "backends: add each region: prices and `--regions` of keys depend on it")
         backends = [
             {
                 **{"name": backend.name, "endpoint": backend.endpoint, "region": "unknown", "auth": self.auth},

@@ -37,7 +37,7 @@ def is_expression(text: str) -> bool:
 
 
 def counter(text: str) -> Counter:
-    """The callers that a counter key tells apart. A text without an expression is one counter for all."""
+    """The callers that a counter key counts separately. A text without an expression is one counter for all."""
     if not is_expression(text):
         return Counter("all")
     plain = _plain(text)

@@ -12,7 +12,7 @@ _ELSEWHERE = {
     "product": "counts per product: put the limit under products.NAME.shared_limits",
     "user": "counts per user of API Management: give the user's keys a team, and the limit under teams.NAME.limits",
     "all": "is one counter for all callers: put the limit under models.NAME.limits, or under a product's shared_limits",
-    "unknown": "counts by what the gateway does not know: keys, client addresses, callers with tokens, and headers",
+    "unknown": "counts by something else than keys, client addresses, callers with tokens, and headers",
 }
 
 
@@ -54,7 +54,7 @@ def quota(draft: Draft, element: Element) -> None:
     if condition := element.get("increment-condition"):
         _condition(draft, element, place, condition)
     if start := element.get("first-period-start"):
-        draft.differs(element, f"first-period-start {start}: periods follow one another since 0001-01-01T00:00Z")
+        draft.differs(element, f"first-period-start {start}: periods are counted from 0001-01-01T00:00Z")
     _rest(draft, element, "calls", "renewal-period", "increment-condition", "bandwidth", "first-period-start")
 
 
@@ -102,7 +102,7 @@ def tokens(draft: Draft, element: Element) -> None:
 
 def _token_quota(draft: Draft, element: Element, place: str, amount: int) -> None:
     if place == "limits.addresses":
-        draft.drop(element, "token-quota by client address: addresses have tokens per minute alone")
+        draft.drop(element, "token-quota by client address: addresses have only tokens per minute")
         return
     period = element.get("token-quota-period")
     draft.put(element, f"{place}.token_quota", amount)
@@ -114,7 +114,7 @@ def _token_quota(draft: Draft, element: Element, place: str, amount: int) -> Non
 def concurrency(draft: Draft, element: Element) -> None:
     """`limit-concurrency`, whose children are read by the walk."""
     if counter(element.get("key")).by != "subscription":
-        draft.drop(element, "the gateway limits the calls at a time of a key, a team or a model")
+        draft.drop(element, "the gateway limits concurrent calls of a key, a team or a model")
     elif (most := _number(draft, element, "max-count")) is not None:
         draft.put(element, "limits.defaults.max_concurrent", most)
 
@@ -148,7 +148,7 @@ def _number(draft: Draft, element: Element, attribute: str, *, needed: bool = Tr
     if text.isascii() and text.isdigit() and len(text) <= 15:
         return int(text)
     if text:
-        why = "is decided at run time" if is_expression(text) else "is no whole number"
+        why = "is decided at run time" if is_expression(text) else "is not a whole number"
         draft.drop(element, f"{attribute} {why}: {text[:60]}")
     elif needed and not element.get("bandwidth"):
         draft.drop(element, f"{attribute} is missing")

@@ -15,13 +15,13 @@ _NAMES = ("deployment-id", "deployment", "deploymentid", "deployment_id")
 
 
 def read_into(draft: Draft, text: str) -> None:
-    """Take from a specification what no policy tells. Raises `ValueError` for what is none."""
+    """Take the models and the API version from a specification. Raises `ValueError` for an invalid one."""
     try:
         document = json.loads(text)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     if not isinstance(document, dict) or not ("openapi" in document or "swagger" in document):
-        raise ValueError("is no OpenAPI document in JSON")
+        raise ValueError("is not an OpenAPI document in JSON")
     if not draft.backends and (address := _server(document)):
         draft.add_backend(None, address, "", 1)
     parameters = list(_parameters(document))

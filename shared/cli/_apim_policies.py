@@ -32,7 +32,7 @@ _HINTS = {
     "set-body": "bodies pass as they are",
     "rewrite-uri": "the gateway knows the paths of all backends",
     "set-variable": "the gateway runs no expressions",
-    "check-header": "a key is always wanted",
+    "check-header": "a key is always required",
     "return-response": "the gateway makes its own errors, in OpenAI's shape",
     "send-request": "the gateway calls backends, and receivers of alerts",
     "validate-content": "bodies are checked as far as the gateway reads them",
@@ -55,7 +55,7 @@ _HANDLERS: Mapping[str, Handler] = {
     "forward-request": access.forward,
 }
 _CONDITIONAL_LIMIT = (
-    "stands under a condition, which the gateway does not know: limit the keys, products or users it means"
+    "depends on a condition, which the gateway does not have: limit the keys, products or users that it selects"
 )
 
 
@@ -140,7 +140,7 @@ def _backend(draft: Draft, element: Element, inside: tuple[str, ...]) -> None:
         draft.drop(element, f"the backend is decided at run time: {(address or name)[:60]}")
         return
     if name and not address:
-        draft.differs(element, f"{name}: if it is a pool, put in each of its backends, with priority and weight")
+        draft.differs(element, f"{name}: if it is a pool, add each of its backends, with priority and weight")
     draft.add_backend(element, address, name, 2 if "retry" in inside or "on-error" in inside else 1)
 
 
@@ -151,4 +151,4 @@ def _metric(draft: Draft, element: Element) -> None:
         if known is not None:
             draft.carried(dimension, f"{dimension.get('name')}: {known}")
         else:
-            draft.drop(dimension, f"{dimension.get('name')}: no dimension of the metrics")
+            draft.drop(dimension, f"{dimension.get('name')}: not a dimension of the metrics")

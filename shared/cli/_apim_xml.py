@@ -54,7 +54,7 @@ def read(text: str) -> Element:
 
     def start(name: str, attributes: dict[str, str]) -> None:
         if len(path) > _DEEPEST:
-            raise PolicyUnreadable(parser.CurrentLineNumber, f"expected at most {_DEEPEST} elements in one another")
+            raise PolicyUnreadable(parser.CurrentLineNumber, f"expected at most {_DEEPEST} nested elements")
         element = Element(name, parser.CurrentLineNumber, attributes, [])
         path[-1].children.append(element)
         path.append(element)
@@ -74,7 +74,7 @@ def read(text: str) -> Element:
     try:
         parser.Parse(_escaped(text), True)
     except expat.ExpatError as error:
-        raise PolicyUnreadable(error.lineno, f"is no XML: {expat.ErrorString(error.code)}") from None
+        raise PolicyUnreadable(error.lineno, f"is not XML: {expat.ErrorString(error.code)}") from None
     return root.children[0]
 
 

@@ -216,11 +216,11 @@ async def apply(client: Client, desired: list[dict[str, Any]], *, dry_run: bool,
             show(made, ["id", "name", "key"], False)
             print("Keep the keys now: they are stored as hashes and cannot be shown again.")
     if refusal:
-        fail(f"{refusal} What stands above is done; correct the file, and run the command again.")
+        fail(f"{refusal} The changes above are done; correct the file, and run the command again.")
 
 
 async def _do(client: Client, step: Step) -> dict[str, Any]:
-    """Make one step. The answer has `key` if the consumer is new and brings no key of its own."""
+    """Make one step. The answer has `key` if the consumer is new and its key was not given."""
     answer: dict[str, Any] = {"id": step.id, "name": step.name}
     if step.action == "change":
         answer = await client.call("PATCH", f"{_PATH}/{step.id}", step.body)

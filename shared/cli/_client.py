@@ -75,7 +75,7 @@ async def over_http(url: str, scope: str, environ: Mapping[str, str]) -> AsyncIt
 
 
 async def _authorization(scope: str, environ: Mapping[str, str]) -> str:
-    """The management key, or else a token of whoever is signed in to Azure."""
+    """The management key, or else a token of the account that is signed in to Azure."""
     if key := environ.get("TOLLGATE_MANAGEMENT_KEY"):
         return f"Bearer {key}"
     tokens = TokenCache(partial(azure_credential, environ.get("AZURE_CLIENT_ID") or None))
@@ -100,6 +100,6 @@ def value_of(status: int, media_type: str, text: str, where: str) -> Any:
         error = GatewayError(str(refusal["message"]), param=refusal.get("param"), code=refusal.get("code"))
         error.complaints = tuple(Complaint(str(one["path"]), str(one["message"])) for one in complaints)
     except (ValueError, LookupError, TypeError, AttributeError):
-        error = GatewayError(f"{where} answered {status} without an error of a gateway: is this its address?")
+        error = GatewayError(f"{where} answered {status}, but not as a gateway does: check the address.")
     error.status = status
     raise error

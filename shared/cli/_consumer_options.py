@@ -27,10 +27,10 @@ LIMITS: dict[str, Any] = {
     **{"token_quota_period": _Period, "request_quota": _Amount, "request_quota_period": _Period},
     "budget_usd": _limit(float, "USD; 0: no limit.", min=0),
     **{"budget_period": _Period, "max_concurrent": _Amount},
-    "quota_counts": _limit(QuotaCounts, "What the quota of requests counts: all, or 2xx and 3xx alone."),
+    "quota_counts": _limit(QuotaCounts, "Requests that the quota counts: all, or 2xx and 3xx only."),
     "time_zone": _limit(str, "Time zone of the periods, e.g. Europe/Berlin."),
     "soft": _limit(bool, "Report calls over a limit, or reject them.", "--soft/--hard"),
-    "estimate": _limit(Estimated, "Tokens reserved for a call: its most, the average, or none."),
+    "estimate": _limit(Estimated, "Tokens reserved for a call: the maximum, the average, or none."),
 }
 # The word that lifts a restriction, by field.
 _ALL = {"models": "all", "regions": "all", "data_zones": "all", "addresses": "any", "products": "none"}
@@ -47,7 +47,7 @@ _OPTIONS: dict[str, Any] = {
     "explain": option(bool, "Allow it to ask why a call went to a backend.", "--explain/--no-explain"),
     "whole_account": option(
         bool,
-        "Allow it to read the objects of all keys by batches and evals, and what a backend may read itself.",
+        "Let its batches and evals read the objects of all keys, and what a backend itself may read.",
         "--whole-account/--no-whole-account",
     ),
     "expires": option(str, "End of its validity, UTC, e.g. 2027-03-31; never: no end."),

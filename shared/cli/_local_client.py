@@ -40,7 +40,7 @@ from shared.versions.rows import Versions
 
 logger = logging.getLogger("tollgate.cli")
 
-# Whose reading needs the configuration.
+# The families of paths that need the configuration for reading, too.
 _REFER = frozenset(("backends", "limits", "requests", "requests-for-access", "usage"))
 _VERSIONED = frozenset(("configuration", "products", "teams"))
 _HERE = "local"  # in place of an instance's name and of an address
@@ -145,7 +145,7 @@ class LocalClient:
         """Those paths with the receivers of alerts whose variables the environment of the command has."""
         receivers, problems, _ = environment.receivers(self._needed(), self._environ)
         for problem in problems:
-            logger.warning("a receiver of alerts is not told: %s: %s", problem.path, problem.message)
+            logger.warning("no alert sent to %s: %s", problem.path, problem.message)
         usable = [one for one in receivers if not any(problem.path.startswith(one.place) for problem in problems)]
         self._alerts = Alerts(usable, self._store)
         return AccessRoutes(self._store, self._needed, self._audit, self._consumers(), self._alerts)

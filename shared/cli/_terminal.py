@@ -190,7 +190,7 @@ def over_gateway() -> bool:
 
 def _refuse_gateway() -> None:
     if _gateway.get().url:
-        fail("--gateway: this command works on the storage account alone, with the environment of the gateway")
+        fail("--gateway: this command works only on the storage account, in the gateway's environment")
 
 
 def known_configuration() -> Configuration | None:

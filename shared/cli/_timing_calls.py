@@ -75,7 +75,7 @@ async def make(
     call: Callable[[Job], Awaitable[TimedCall]],
     done: Callable[[TimedCall], None],
 ) -> None:
-    """Make the calls, so many at a time. `done` is told of each that ended."""
+    """Make the calls, so many at a time. `done` is called for each that ended."""
     left = iter(some)
 
     async def work() -> None:

@@ -8,7 +8,7 @@ import typer
 from shared.cli._client import Client
 from shared.cli._terminal import AsJson, show, with_client
 
-commands = typer.Typer(no_args_is_help=True, help="Backends, and which of them are drained.")
+commands = typer.Typer(no_args_is_help=True, help="List, drain and restore backends.")
 
 _BACKENDS = "/gateway/backends"
 _COLUMNS = ("name", "region", "kind", "priority", "weight")
@@ -18,7 +18,7 @@ Named = Annotated[str, typer.Argument(metavar="NAME", help="The backend's name i
 @commands.command("list")
 @with_client
 async def list_backends(client: Client, as_json: AsJson = False) -> None:
-    """List the backends, and until when some are drained."""
+    """List the backends, and when drains end."""
     backends = (await client.call("GET", _BACKENDS))["backends"]
     show([_row(backend) for backend in backends], [*_COLUMNS, "drained_until", "reason", "by"], as_json)
 
@@ -30,7 +30,7 @@ async def drain(
     name: Named,
     lasts: Annotated[str, typer.Option("--for", help="Duration, e.g. 30m, 2h, 1d; at most 30d.")],
     reason: Annotated[str, typer.Option(help="Shown to other operators.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Also if a model then has no backend.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Drain it even if a model then has no backend.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Send no new calls to a backend for a time. Effective everywhere within 5 seconds."""

@@ -18,7 +18,7 @@ from shared.config.parsing import data_of
 from shared.errors import Complaint, ConfigurationError, GatewayError
 from shared.versions.live import EVERY, READ_AT_THE_START
 
-commands = typer.Typer(no_args_is_help=True, help="Check, compare, apply and take back the configuration.")
+commands = typer.Typer(no_args_is_help=True, help="Check, compare, apply and roll back the configuration.")
 
 _PATH = "/gateway/configuration"
 File = Annotated[Path, typer.Argument(help="YAML or JSON with whole sections of the configuration.")]
@@ -111,8 +111,8 @@ async def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it and show the changes only.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the sections in FILE in place of the base document's, and no others. Every instance does within 30 seconds,
-    and no call breaks. Exits with 1 if it is refused."""
+    """Serve the sections in FILE in place of the base document's, and no others. Takes effect on every instance within
+    30 seconds, and breaks no call. Exits with 1 if it is refused."""
     sections = _sections(file)
     changes = (await client.call("POST", f"{_PATH}/validate", sections))["changes"]
     if not as_json:

@@ -24,18 +24,17 @@ _NOT_CARRIED_OVER = 3  # exit code with --strict
 def import_policy(
     policy: Annotated[Path, typer.Argument(help="The policy, in XML, as the portal or `az` shows it.")],
     openapi: Annotated[Path | None, typer.Option(help="The API's specification, in JSON.")] = None,
-    endpoint: Annotated[str, typer.Option(help="The API's own backend, which no policy names.")] = "",
+    endpoint: Annotated[str, typer.Option(help="The API's own backend, which policies do not name.")] = "",
     models: Annotated[
         str, typer.Option(help="Models of the backends, with commas; NAME=DEPLOYMENT if Azure's name is another.")
     ] = "",
     output: Annotated[Path | None, typer.Option(help="Write the configuration into this file.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if anything was not carried over.")] = False,
 ) -> None:
-    """Make a configuration of a policy of API Management.
+    """Convert an API Management policy into a configuration.
 
-    Prints the configuration, or writes it with --output. What became of each line of the policy is on standard error:
-    what was carried over, what differs, what is left to do, and what was not carried over. Nothing is called, and no
-    secret is copied."""
+    Prints the configuration, or writes it with --output. Standard error has a list by line of the policy: carried over,
+    different, to do, and not carried over. Nothing is called, and no secret is copied."""
     draft = Draft()
     if endpoint:
         draft.add_backend(None, endpoint, "", 1)
@@ -63,7 +62,7 @@ def import_policy(
 def _check(text: str) -> None:
     """Exit with 2 for a configuration that the gateway would refuse."""
     try:
-        parse(text, "the configuration made of it")
+        parse(text, "the resulting configuration")
     except ConfigurationError as error:
         print(text, end="", file=sys.stderr)
         fail(str(error))

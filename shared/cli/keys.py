@@ -19,7 +19,7 @@ CONSUMERS = "/gateway/consumers"
 _SOON = "effective within 60 seconds"
 KeyOption = Annotated[str | None, typer.Option("--key", help="The id of one key; see: tollgate keys show ID.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 @commands.command()
@@ -52,7 +52,7 @@ async def change(
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
     model: Annotated[str, typer.Option(help="Set the limits on this model, in addition to those of the key.")] = "",
     clear: Annotated[
-        bool, typer.Option("--clear", help="Remove its limits first: those not given are as configured.")
+        bool, typer.Option("--clear", help="Remove its own limits first; those not given are then as configured.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +187,7 @@ async def apply_file(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the consumers of a file be as it says, whole except for their state. Others stay as they are."""
+    """Create or replace the consumers of a file, except for their state. Others stay as they are."""
     await _bulk.apply(client, _bulk.read_yaml(file), dry_run=dry_run, yes=yes, as_json=as_json)
 
 

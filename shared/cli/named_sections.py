@@ -16,10 +16,10 @@ from shared.errors import GatewayError
 _SOON = "effective within 30 seconds"
 Name = Annotated[str, typer.Argument(help="Its name.")]
 File = Annotated[Path | None, typer.Option(help="YAML or JSON with all its fields, in place of the options.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-Force = Annotated[bool, typer.Option("--force", help="Also if consumers have it.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+Force = Annotated[bool, typer.Option("--force", help="Delete it even if consumers have it.")]
 
-_LISTS: dict[str, dict[str, str]] = {  # options with several values, and the word for none of them
+_LISTS: dict[str, dict[str, str]] = {  # options with several values, and the word for an empty list
     "products": dict.fromkeys(("models", "regions", "data_zones", "teams"), "all"),
     "teams": {"owners": "none"},
 }
@@ -73,7 +73,7 @@ def _commands(section: str) -> typer.Typer:
             entry = await _patched(client, f"{path}/{name}", _fields(options, lists))
         else:
             entry = await client.call("PUT", f"{path}/{name}", _read(file))
-        print(json.dumps(entry) if as_json else f"The {kind} {name} is as given, {_SOON}.")
+        print(json.dumps(entry) if as_json else f"Set the {kind} {name}, {_SOON}.")
 
     @commands.command("delete", help=f"Delete a {kind}.")
     @with_client

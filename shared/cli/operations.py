@@ -46,10 +46,10 @@ async def limits(
 async def audit(
     client: Client,
     options: dict[str, Any],
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number, newest first.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Show the changes that operators made: who, when, what, from where; with --json also before and after."""
+    """Show the changes that operators made: when, by whom and from where; with --json also before and after."""
     entries = (await client.call("GET", "/gateway/audit", query={**options, "limit": str(limit)}))["data"]
     show(entries, ["at", "actor", "address", "action", "object", "state"], as_json)
 

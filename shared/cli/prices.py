@@ -48,7 +48,7 @@ def _lines(configuration: Configuration, now: float) -> Iterator[dict[str, Any]]
             for tier in get_args(Tier):
                 for context in ("short", "long"):
                     entry = prices.line(model, now, backend=backend.name, tier=tier, long=context == "long")
-                    if entry is None or entry.line.context != context:  # long context without a price of its own
+                    if entry is None or entry.line.context != context:  # long context without a separate price
                         continue
                     priced = True
                     amounts = {name: usd for name in AMOUNTS if (usd := getattr(entry.line, name)) is not None}

@@ -9,7 +9,7 @@ from shared.cli._client import Client
 from shared.cli._consumer_options import option, with_options
 from shared.cli._terminal import AsJson, show, with_client
 
-commands = typer.Typer(no_args_is_help=True, help="Single calls.")
+commands = typer.Typer(no_args_is_help=True, help="List and show single calls.")
 
 _PATH = "/gateway/requests"
 _HEADS = (
@@ -33,7 +33,7 @@ _FILTERS = {
 async def list_requests(
     client: Client,
     options: dict[str, Any],
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most calls.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of calls.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the newest calls, also those that were refused."""

@@ -58,7 +58,7 @@ def measure_times(
     stream: Annotated[bool, typer.Option("--stream", help="Stream, and take the time of the first token.")] = False,
     concurrency: Annotated[int, typer.Option(min=1, max=100, help="Calls at a time.")] = 1,
     prompt: Annotated[str, typer.Option(help="The question.")] = "Name three rivers, and one city on each.",
-    output_tokens: Annotated[int, typer.Option(min=1, max=128_000, help="Most tokens of an answer.")] = 64,
+    output_tokens: Annotated[int, typer.Option(min=1, max=128_000, help="Maximum tokens of an answer.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds after which a call has failed.")] = 120.0,
     csv: Annotated[Path | None, typer.Option(help="Write a line per call into this file.")] = None,
     svg: Annotated[Path | None, typer.Option("--chart", help="Draw the distributions into this SVG file.")] = None,

@@ -39,7 +39,7 @@ async def show_usage(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Requests, tokens and money, up to this moment."""
+    """Show requests, tokens and cost up to now."""
     if as_json and as_csv:
         fail("--json and --csv: expected one of them")
     parameters = {"by": by, **options}

@@ -69,13 +69,13 @@ def _vendor_complaints(backend: document.Backend, at: str) -> Iterator[Complaint
         ("resource_id", backend.resource_id is not None),
     ):
         if is_set:
-            yield Complaint(f"{at}.{key}", f"expected none with kind: {backend.kind}, which has no {_AT_AZURE[key]}")
+            yield Complaint(f"{at}.{key}", f"not allowed with kind: {backend.kind}, which has no {_AT_AZURE[key]}")
 
 
 _AT_AZURE = {
     "token_scope": "tokens of Entra ID",
     "api_version": "dated API",
-    "data_zone": "data zones: keys that are limited to some never reach it",
+    "data_zone": "data zones: keys limited to data zones never reach it",
     "deployment": "types of deployments",
     "resource_id": "resource in Azure",
 }

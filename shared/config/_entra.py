@@ -39,8 +39,7 @@ def complaints(configuration: document.Configuration) -> Iterator[Complaint]:
     for i, rule in enumerate(entra.callers):
         yield from _rule_complaints(rule, f"entra.callers[{i}]", configuration)
         if (first := selected.setdefault(_selects(rule), i)) < i:
-            expected = f"expected other callers than entra.callers[{first}] has, which applies first"
-            yield Complaint(f"entra.callers[{i}]", expected)
+            yield Complaint(f"entra.callers[{i}]", f"duplicate of entra.callers[{first}], which applies first")
 
 
 def _rule_complaints(rule: CallerRule, at: str, configuration: document.Configuration) -> Iterator[Complaint]:

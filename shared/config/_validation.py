@@ -159,7 +159,7 @@ def _model_complaints(configuration: document.Configuration) -> Iterator[Complai
         if name not in served and (model.replaced_by is None or not is_model_name(name)):
             yield Complaint(at, f"expected a model of a backend, but no backend has {name!r} under `models`")
         if model.format is not None and (other := _serving_otherwise(configuration, name, model.format)):
-            yield Complaint(f"{at}.format", f"expected another, since the backend {other!r} has the other API alone")
+            yield Complaint(f"{at}.format", f"the backend {other!r} does not serve this format")
         named = {name}
         for i, fallback in enumerate(model.fallbacks):
             if fallback not in served:
@@ -205,13 +205,13 @@ def _switch_complaints(configuration: document.Configuration) -> Iterator[Compla
             yield Complaint(f"{at}.model", f"expected a model of a backend, got {successor.model!r}")
         elif name in served and not configuration.alike(name, successor.model):
             yield Complaint(f"{at}.model", f"expected a model of the same API, got {successor.model!r}")
-    for circle in _circles(models):
+    for circle in _cycles(models):
         chain = " -> ".join([*circle[:10], *(["…"] if len(circle) > 10 else []), circle[0]])
         for name in circle:
-            yield Complaint(f"models.{name}.replaced_by.model", f"expected another model, but {chain} is a circle")
+            yield Complaint(f"models.{name}.replaced_by.model", f"{chain} is a cycle")
 
 
-def _circles(models: Mapping[str, document.Model]) -> Iterator[list[str]]:
+def _cycles(models: Mapping[str, document.Model]) -> Iterator[list[str]]:
     """The models that replace one another in a circle. Each is visited once."""
     visited: set[str] = set()
     for first in models:

@@ -1,4 +1,4 @@
-"""The section `alerts` of the configuration document: who is told of what, and in which form."""
+"""The section `alerts` of the configuration document: receivers, events and formats."""
 
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -101,7 +101,7 @@ def url_problem(url: str) -> str:
     if parts.scheme not in ("http", "https") or not host or not url.isascii() or not url.isprintable() or " " in url:
         return "not a URL with a host"
     if parts.username or parts.password:
-        return "a name and a password in it are not sent"
+        return "it must not contain a user name or a password"
     if parts.scheme == "http" and host not in ("127.0.0.1", "::1", "localhost"):
         return "http is allowed for this machine only"
     return ""

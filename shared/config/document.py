@@ -48,7 +48,7 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """An Azure OpenAI resource, or OpenAI or Anthropic itself. `models` maps the name a caller uses to Azure's
     deployment, or to the vendor's name of the model. `tokens_per_minute` overrides the quota that the backend reports
     for a model's deployment; backends of one `quota_group` have one quota for each of their models. `deployment`: the
-    type of all deployments that state none of their own. `capacity` affects prices only. `resource_id` identifies the
+    type of all deployments that do not state theirs. `capacity` affects prices only. `resource_id` identifies the
     resource in Azure Monitor. `region` may be left out only where the API has none: it is the name of that API then."""
 
     name: str

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _MANAGEMENT_KEY = "GATEWAY_MANAGEMENT_KEY"
 _SHORTEST_KEY = 32  # characters of the management key, so that it cannot be guessed
-# App Service leaves a reference that it cannot resolve as it is: whoever reads the template would know the secret.
+# App Service leaves a reference that it cannot resolve as it is: readers of the template would know the secret.
 _UNRESOLVED = "@microsoft.keyvault("
 _SECRETS = (  # variables that always hold one
     *(_MANAGEMENT_KEY, "GATEWAY_STORAGE", "AzureWebJobsStorage", "APPLICATIONINSIGHTS_CONNECTION_STRING"),

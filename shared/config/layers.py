@@ -64,7 +64,7 @@ def digest(text: str) -> str:
 
 
 def effective(below: Base, sections: Sections, name: str) -> Configuration:
-    """The base document with these sections in place of its own. `name`: of the version, in complaints. Raises
+    """The base document with these sections in place. `name`: of the version, in complaints. Raises
     `ConfigurationError` with all complaints."""
     if not sections:
         return below.configuration
@@ -92,7 +92,7 @@ def effective(below: Base, sections: Sections, name: str) -> Configuration:
 
 
 def digests(below: Base, sections: Sections) -> dict[str, str]:
-    """The digest of each section of the base document that these replace; "" if it has none of that name."""
+    """The digest of each section of the base document that these replace; "" if it has no section of that name."""
     return {name: _digest(below.sections[name]) if name in below.sections else "" for name in sections}
 
 

@@ -17,8 +17,8 @@ def masked(data: Any) -> Any:
 
 
 def unmasked(sections: dict[str, Any], *known: Any) -> dict[str, Any]:
-    """Sections of a document with the URLs that these others have in place of their masks. What none of them has stays
-    masked, and is no URL.
+    """Sections of a document with the URLs that these others have in place of their masks. A URL that they do not have
+    stays masked, and is invalid.
 
     Only where receivers are, of which no complaint shows a value: elsewhere one would show the secret."""
     urls = {mask(url): url for one in known for url in _urls(one)}

@@ -85,7 +85,7 @@ def _converted(data: Any) -> tuple[Configuration | None, list[Complaint]]:
     left_out: set[tuple[str | int, ...]] = set()
     while True:
         if len(left_out) >= _MOST_WRONG:
-            problems.append(Complaint("document", f"has more than {_MOST_WRONG} wrong values: mend these first"))
+            problems.append(Complaint("document", f"has more than {_MOST_WRONG} wrong values: fix these first"))
             return None, problems
         try:
             return msgspec.convert(data, Configuration), problems

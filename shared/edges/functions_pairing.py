@@ -75,7 +75,7 @@ class Pairing:
         except TimeoutError:
             self._pairs.pop(invoc_id, None)
             raise Unpaired(
-                "The request of this invocation did not come: its caller left, or sent invalid HTTP."
+                "The request of this invocation did not arrive: its caller left, or sent invalid HTTP."
             ) from None
         except BaseException:
             self._pairs.pop(invoc_id, None)

@@ -43,8 +43,8 @@ class WriteTimer:
 
 
 def _unsent(transport: asyncio.Transport) -> int:
-    """The bytes that the caller's machine has not taken. Linux tells those of the kernel, which takes megabytes from a
-    transport at once, and then nothing for minutes."""
+    """The bytes that the caller's machine has not taken. Linux reports those in the kernel, which takes megabytes
+    from a transport at once, and then nothing for minutes."""
     in_kernel = array.array("i", [0])
     with contextlib.suppress(OSError):
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)

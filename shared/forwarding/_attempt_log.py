@@ -11,7 +11,7 @@ _REFUSED = "refused: "
 
 
 class AttemptLog:
-    """In order; the one that answered is the last. `clock` is monotonic; `tell` hears of each, with its number."""
+    """In order; the one that answered is the last. `clock` is monotonic; `tell` is called for each, with its number."""
 
     __slots__ = ("_attempts", "_clock", "_listener")
 

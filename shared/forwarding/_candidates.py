@@ -57,7 +57,7 @@ class Candidates:
 
     def refuse(self, answer: WholeAnswer) -> bool:
         """Return True if a target that is left may take the call that this answer refuses. The caller gets this answer
-        if none of them does."""
+        if no target does."""
         if self.refused is not None:
             return False
         self.refused = answer

@@ -89,9 +89,7 @@ def _error(failures: Sequence[AttemptFailed], request_id: str) -> GatewayError:
     if any(isinstance(failed, TimedOut | Superseded) for failed in failures):
         return UpstreamTimeout("No backend of this model answered in time.")
     if any(isinstance(failed, InvalidAnswer) for failed in failures):
-        return BadGateway("Every backend of this model returned an answer that Azure OpenAI does not give.")
+        return BadGateway("No backend of this model returned a valid response.")
     problems = "; ".join(dict.fromkeys(failed.problem for failed in failures))
     logger.error("%s: no backend left: %s", request_id, problems)
-    return NoBackendAvailable(
-        "No backend of this model could be reached. The gateway's operator can find the reasons in its log."
-    )
+    return NoBackendAvailable("No backend of this model could be reached. The operator can find the reason in the log.")

@@ -132,9 +132,9 @@ def failure_in_answer(
     if status < 300:
         if not complete or _is_answer(call, response, body):
             return None
-        return InvalidAnswer(f"status {status}, but no answer of Azure OpenAI's", status)
+        return InvalidAnswer(f"status {status} with an invalid body", status)
     if status < 400:  # Azure OpenAI never redirects: another server answers at that address
-        return InvalidAnswer(f"status {status}, but no answer of Azure OpenAI's", status)
+        return InvalidAnswer(f"unexpected status {status}", status)
     shown = whole_answer(call, target, status, headers, body) if complete and _is_error(body) else None
     usage = metering.reported_usage(body)
     return _failure(call, target, status, headers, body, shown, usage, configured, charged=status == 408)

@@ -41,7 +41,7 @@ async def connect(forwarder: Forwarder, call: Call, plan: Plan, request_id: str)
         if not candidates.may_try(target):
             continue
         if not candidates.failed.retry_is_free and not forwarder.budget.take():
-            logger.warning("%s: not retried, the retry budget is spent", request_id)
+            logger.warning("%s: not retried: retry budget exhausted", request_id)
             break
         started = breakers.clock()
         try:
@@ -67,6 +67,6 @@ async def connect(forwarder: Forwarder, call: Call, plan: Plan, request_id: str)
 
 
 _WITHOUT = (
-    "The backends of this model take no WebSocket at this path. Use HTTP, with event streams for responses, or ask the "
-    "gateway's operator for a model that has one."
+    "The backends of this model accept no WebSocket on this path. Use HTTP, with event streams for responses, or ask "
+    "the gateway's operator for a model that has one."
 )

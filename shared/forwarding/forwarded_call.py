@@ -100,7 +100,7 @@ class ForwardedCall:
         self._forwarder.budget.called()
         self._breakers.look()
         while (answer := await self._round()) is None and (wait := self._wait()) is not None:
-            logger.info("%s: every backend failed, tried again in %.1f s", self._request_id, wait)
+            logger.info("%s: every backend failed, retrying in %.1f s", self._request_id, wait)
             await asyncio.sleep(wait)
             self._candidates.begin_round()
         return answer if answer is not None else self._last_resort()
@@ -116,11 +116,11 @@ class ForwardedCall:
                 continue
             limit = self._limit(target)
             if limit <= 0:
-                candidates.failed.add(target, TimedOut("the time for the whole call was over"))
+                candidates.failed.add(target, TimedOut("no time was left for the call"))
                 break
             if not candidates.failed.retry_is_free and not self._forwarder.budget.take():
                 # When much fails, retries would overload the backends that still work.
-                logger.warning("%s: not retried, the retry budget is spent", self._request_id)
+                logger.warning("%s: not retried: retry budget exhausted", self._request_id)
                 break
             timeout = self._timeout(limit, watched=True)
             answer = await HedgedAttempt(self, target, timeout).run(self._first_look(target, limit))

@@ -51,7 +51,7 @@ class Forwarder:
         *,
         kept_alive: bool = False,
     ) -> ForwardedCall:
-        """Prepare a call whose body is there, from when its deadline counts; that of an `upload` starts anew with its
+        """Prepare a call whose body is there, from when its deadline counts; that of an `upload` restarts at its
         end. An `upload` goes to another target as long as everything received of it is kept. Without a
         `record`, no attempt goes on after the call has its answer, and other models than the plan's have no limits.
         `kept_alive`: comments keep the caller's connection, so that a stream may take its whole time until its first

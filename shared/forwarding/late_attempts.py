@@ -44,7 +44,7 @@ def usage_of(attempt: AttemptTask, call: Call, prompt: Usage | None) -> Usage | 
         case AttemptFailed() as failed:
             return failed.charge(call)
         case defect:
-            logger.error("an attempt that went on failed by a defect of the gateway", exc_info=defect)
+            logger.error("unexpected error in an attempt that went on after its call", exc_info=defect)
             return prompt
 
 
@@ -83,7 +83,7 @@ class LateAttempts:
 
         def read(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (defect := task.exception()) is not None:
-                logger.error("an answer that its caller had left cannot be read", exc_info=defect)
+                logger.error("unexpected error while reading an answer that its caller had left", exc_info=defect)
             ended()
 
         self._tasks.start(_until_reported(answer)).add_done_callback(read)

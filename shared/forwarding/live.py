@@ -68,7 +68,7 @@ class LiveCalls:
 
     @property
     def watched(self) -> bool:
-        """True if somebody listens: whoever has news asks first, and makes none otherwise."""
+        """True if somebody listens. Reporters ask first, and make no event otherwise."""
         return bool(self._listeners)
 
     @property

@@ -12,7 +12,7 @@ from shared.lifecycle import retirement
 from shared.storage import Store, daily
 from shared.storage.daily import DAY
 
-KEY_NOTICES = (3, 14)  # days before a key's end at which people are told
+KEY_NOTICES = (3, 14)  # days before a key's end at which people are alerted
 
 _PARTITION, _ROW = "lifecycle", "reminders"  # of the table `control`
 

@@ -15,7 +15,7 @@ from shared.config.days import since_seconds
 from shared.config.document import Configuration, Model
 
 TABLE = Path(__file__).with_name("lifecycle.json")
-NOTICES = (7, 30, 90)  # days before a model's end at which people are told
+NOTICES = (7, 30, 90)  # days before a model's end at which people are alerted
 CONFIGURED = "configuration"  # the source of a day
 
 _DAY = 86_400
@@ -62,7 +62,7 @@ class _Group(msgspec.Struct, frozen=True):
 
 def of(model: str, settings: Model = _PLAIN, answered: str = "") -> Retirement | None:
     """The end of a configured model; None if none is known. Its version is that of the name in a backend's answers
-    (`answered`), else of its own name or an alias, as in `gpt-4o-2024-11-20`."""
+    (`answered`), else of its name or an alias, as in `gpt-4o-2024-11-20`."""
     successor = settings.replaced_by.model if settings.replaced_by is not None else ""
     names = (model, *settings.aliases)
     published = _dated((answered,)) or _newest((answered,)) or _dated(names) or _newest(names)

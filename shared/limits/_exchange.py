@@ -271,8 +271,8 @@ class LeaseExchange:
             self._resolve(self._pending)
 
     def _resolve(self, pending: _Pending) -> None:
-        """Find out from the nonce if a write was done whose answer was lost. If too much time has passed to tell, the
-        doubt is not resolved in the caller's favour: debts are booked again, refunds are not."""
+        """Find out from the nonce if a write was done whose answer was lost. If too much time has passed to
+        know, the doubt is not resolved in the caller's favour: debts are booked again, refunds are not."""
         row = self.row
         if row is not None and row.wrote(pending.nonce):
             self._written(pending)

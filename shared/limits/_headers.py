@@ -27,9 +27,7 @@ def headers(limits: Sequence[LeasedLimit], now: float) -> dict[str, str]:
     return shown
 
 
-_NEAR_ITS_END = (
-    "Near its end a call counts with the longest answer that it may get: one with a smaller max_tokens may pass."
-)
+_NEAR_ITS_END = "Near the end of a quota a call reserves its longest answer: retry with a smaller max_tokens."
 
 
 def error(denied: Denied, limits: Sequence[LeasedLimit], now: float, contact: str) -> GatewayError:
@@ -43,7 +41,7 @@ def error(denied: Denied, limits: Sequence[LeasedLimit], now: float, contact: st
     zone = ZoneInfo(own.time_zone or "UTC")
     renews = datetime.fromtimestamp(round(now + denial.wait), zone).isoformat(timespec="seconds")
     kind = BudgetExceeded if denial.dimension == "usd" else QuotaExceeded
-    used_up = f"{about} has no room left for this call in its {_quota(own, denial.dimension)}."
+    used_up = f"{about}: the rest of its {_quota(own, denial.dimension)} is too small for this call."
     shorter = "" if denial.dimension == "requests" else f" {_NEAR_ITS_END}"
     return kind(f"{used_up}{shorter} It renews at {renews}; for more, ask {contact}.", renews, headers(limits, now))
 
@@ -55,7 +53,7 @@ def _rate(limits: Limits, dimension: str) -> str:
         return f"{limits.tokens_per_minute} tokens per minute"
     if dimension == "slots":
         return f"{limits.max_concurrent} calls at a time"
-    return "what is left of its quota, most of which other calls hold at the moment"
+    return "its remaining quota, most of which other calls have reserved"
 
 
 def _quota(limits: Limits, dimension: str) -> str:

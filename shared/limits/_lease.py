@@ -204,7 +204,7 @@ class LeasedLimit:
                 self._table.reach.lose(now, error)
                 self._admit_waiting_alone(now)
             else:  # a defect of the gateway: the calls that wait here fail, and all others go on
-                logger.error("the limits of %s cannot be counted", self.scope.logged, exc_info=error)
+                logger.error("cannot update the limits of %s", self.scope.logged, exc_info=error)
                 for waiter in self._exchange.take_waiting():
                     waiter.admitted.set_exception(error)
         if self._exchange.waiting:  # calls that came between the last exchange and the end of its task

@@ -197,8 +197,8 @@ class Limiter:
 
     def hold(self, reservation: Reservation, call: Call, model: str) -> Mapping[str, Hold]:
         """Keep what a call has reserved when it ends, since its work goes on: its settlement books that. Return it by
-        the keys of the scopes. `model`: the configured name of the one that works, which a run's answer is the first
-        to tell."""
+        the keys of the scopes. `model`: the configured name of the one that works, which only a run's answer
+        has."""
         now, limits = self._table.now(), reservation.limits
         serving = reservation.limits_of(model)
         costs, size = reservation.costs, reservation.size

@@ -37,7 +37,7 @@ class Reservation(msgspec.Struct, eq=False):
         self.limits = self.shown
 
     def limits_of(self, model: str) -> CallLimits:
-        """The limits of the model that serves the call; of the one that it asked for, if it is none of the others."""
+        """The limits of the model that serves the call; of the requested model, if no other matches."""
         for one in self.serving:
             if one.model == model:
                 return one
@@ -48,7 +48,7 @@ class Reservation(msgspec.Struct, eq=False):
 
     @property
     def shown(self) -> tuple[LeasedLimit, ...]:
-        """The limits that the caller's headers tell of."""
+        """The limits that the caller's headers show."""
         return self.call_limits.limits + self.at_address
 
     def held_at(self, serving: CallLimits) -> set[str]:

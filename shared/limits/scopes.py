@@ -149,16 +149,16 @@ def of_call(consumer: Consumer, model: str, configuration: Configuration, user: 
 
 
 def as_called(keys: Collection[str], consumer: Consumer) -> Consumer:
-    """A consumer as an earlier call had it, of which the keys of the scopes that limited it tell the team, which a rule
-    may have given, and the product."""
+    """A consumer as an earlier call had it. The keys of the scopes that limited the call have its team, which may be
+    from a rule, and its product."""
     team = next((unquote(key.partition(":")[2]) for key in keys if key.startswith("team:")), "")
     product = next((key.partition(":")[2].partition("+")[0] for key in keys if key.startswith("product:")), "")
     return msgspec.structs.replace(consumer, team=team, product=product)
 
 
 def with_keys(keys: Collection[str], consumer: Consumer, model: str, configuration: Configuration) -> list[Scope]:
-    """Those with these keys, which limited an earlier call of this consumer to this model, for a user that they
-    tell."""
+    """Those with these keys, which limited an earlier call of this consumer to this model, for the user in the
+    keys."""
     user = next((unquote(key).partition("+")[2] for key in keys if key.startswith(f"{USER}:")), "")
     limited = of_call(as_called(keys, consumer), model, configuration, user)
     for key in keys:

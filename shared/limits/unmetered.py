@@ -44,5 +44,5 @@ def check(consumer: Consumer, call: Call, configuration: Configuration, now: flo
 
 def _other_models(call: Call, configuration: Configuration) -> list[str]:
     """The models that a message asks besides its own: advisors, which are priced by themselves, and fallbacks."""
-    own = configuration.canonical(call.model) if call.batch is None else ""  # its others are none of their requests'
+    own = configuration.canonical(call.model) if call.batch is None else ""  # a batch itself has no model
     return [name[:128] for name in call.other_models if configuration.canonical(name) != own]

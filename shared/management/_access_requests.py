@@ -1,4 +1,4 @@
-"""Requests for access as values: what callers may ask for, and what a decision makes of it. Pure but for marks."""
+"""Requests for access as values: what callers may ask for, and the effect of a decision."""
 
 import secrets
 from typing import Annotated, Any, Literal
@@ -121,7 +121,7 @@ def new_request(asking: Asking, caller: Consumer, team: str, configuration: Conf
     if (asking.product is None) == (asking.limits is None):
         raise InvalidRequest("Expected either product or limits.")
     if asking.product is not None and asking.product not in (may := products_for(caller, team, configuration)):
-        expected = ", ".join(may) or "none, since there is no other one"
+        expected = ", ".join(may) or "none: no other product is open"
         raise InvalidRequest(f"product: expected {expected}; got {asking.product!r}.", param="product")
     if asking.limits is not None:
         _require_higher(asking.limits, merged(configuration.limits.defaults, caller.limits))
@@ -159,9 +159,9 @@ def _require_higher(amounts: Amounts, own: Limits) -> None:
     for name, value in by_name.items():
         now = getattr(own, name)
         if not now:
-            raise InvalidRequest(f"limits.{name}: you have no such limit of your own.", param=f"limits.{name}")
+            raise InvalidRequest(f"limits.{name}: you have no such limit.", param=f"limits.{name}")
         if value <= now:
-            message = f"limits.{name}: expected more than the present {now:g}, got {value:g}."
+            message = f"limits.{name}: expected more than the current {now:g}, got {value:g}."
             raise InvalidRequest(message, param=f"limits.{name}")
 
 
@@ -171,7 +171,7 @@ def sentence(text: str, field: str = "reason") -> str:
     if not line.isprintable() or (field == "reason" and text and not line):
         raise InvalidRequest(f"{field}: expected at most 300 printable characters in one line.", param=field)
     if any(keys.parse(word) for word in line.split()):
-        raise InvalidRequest(f"{field}: it has a key in it, which belongs into no text. Leave it out.", param=field)
+        raise InvalidRequest(f"{field}: it contains a key. Remove it.", param=field)
     return line
 
 
@@ -194,6 +194,6 @@ def decidable(one: AccessRequest, decision: Literal["approved", "declined"], now
         raise AlreadyDecided(f"The request {one.id} was {one.state} by {one.by} on {rfc3339(one.decided)}.")
     if one.state == "approving" and (decision == "declined" or now < one.decided + _TAKEN_OVER_AFTER):
         raise AlreadyDecided(
-            f"{one.by} is approving the request {one.id}. If that broke off, approve it after "
-            f"{_TAKEN_OVER_AFTER:.0f} s: that completes it."
+            f"{one.by} is approving the request {one.id}. If that was interrupted, approve it again after "
+            f"{_TAKEN_OVER_AFTER:.0f} s."
         )

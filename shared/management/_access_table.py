@@ -93,7 +93,7 @@ def _require_room(new: AccessRequest, kept: Sequence[AccessRequest]) -> None:
     pending = [one for one in kept if one.state in ("open", "approving")]
     same = [one for one in pending if (one.product, one.limits) == (new.product, new.limits)]
     if same:
-        message = f"You have asked for {new.wish} on {rfc3339(same[0].asked)}, and it is not decided yet."
+        message = f"You asked for {new.wish} on {rfc3339(same[0].asked)}, which is not decided yet."
         raise InvalidRequest(message, code="already_asked")
     if len(pending) >= _MOST_OPEN:
         message = f"You have {_MOST_OPEN} requests that are not decided yet. Wait for their decisions."

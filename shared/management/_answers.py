@@ -84,7 +84,8 @@ Configuration = _shape(
 )
 Version = _shape(
     "Version",
-    "A version of the configuration, with the names of its sections. `document`: the sections, of one alone.",
+    "A version of the configuration, with the names of its sections. `document`: the sections, only in the answer for "
+    "one version.",
     version=int,
     by=str,
     at=str | None,
@@ -102,8 +103,8 @@ Validated = _shape(
 )
 LimitLine = _shape(
     "LimitLine",
-    "The remainder of one limit. `available`: of what renews continuously or is held at a time. The others, but for "
-    "`on_lease`, are a quota's.",
+    "The remainder of one limit. `available`: of a rate, or of calls at a time. The others, except `on_lease`, are of "
+    "a quota.",
     scope=str,
     about=str,
     unit=str,
@@ -204,7 +205,7 @@ OwnModels = _shape("OwnModels", "The models that the caller may use.", models=li
 Call = _shape(
     "Call",
     "A call. `code` and `message`: why it was refused. `empty`: reasoning left its answer without content. "
-    "`tries` and `charges`: of one call alone.",
+    "`tries` and `charges`: in the answer for one call only.",
     id=str,
     at=str,
     consumer=str,
@@ -225,7 +226,7 @@ Call = _shape(
 Calls = _shape("Calls", "A page of calls, the newest first.", data=list[Call], after=str | None)
 AlertResult = _shape(
     "AlertResult",
-    "The end of an alert at one receiver.",
+    "The result of sending an alert to one receiver.",
     receiver=str,
     kind=str,
     host=str,
@@ -245,7 +246,7 @@ AlertReceiver = _shape(
 )
 SentAlert = _shape(
     "SentAlert",
-    "An alert. `results` null: it is on its way; empty: it is in the log only.",
+    "An alert. `results` null: it is being sent; empty: it was only logged.",
     at=str | None,
     event=str,
     severity=Literal["info", "warning", "error"],

@@ -102,7 +102,7 @@ def whole(body: Mapping[str, Any], consumer_id: str) -> Fields:
     """The fields in a body that replaces a consumer. What is only read is ignored, as long as the id is the consumer's.
     Raises `InvalidRequest`."""
     if body.get("id", consumer_id) != consumer_id:
-        raise InvalidRequest(f"id: expected {consumer_id!r}, as in the path: an id stays.", param="id")
+        raise InvalidRequest(f"id: expected {consumer_id!r}, as in the path: an id cannot change.", param="id")
     return checked({name: value for name, value in body.items() if name not in _READ_ONLY}, Fields)
 
 

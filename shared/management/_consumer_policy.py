@@ -142,7 +142,7 @@ class Rules(msgspec.Struct, frozen=True):
     def _within_team(self, consumer: Consumer, before: Consumer) -> None:
         """Raise `RoleRequired` for what the owner of a team may not do."""
         self.operator.require_team(consumer.team)
-        if is_identity(consumer.id) and not before.name:  # whoever it is may be of any team
+        if is_identity(consumer.id) and not before.name:  # the person may be of any team
             self._refuse("id", " of an identity of Entra ID")
         for permission in ("pin", "explain", "whole_account"):
             if getattr(consumer.access, permission) and not getattr(before.access, permission):
@@ -150,7 +150,7 @@ class Rules(msgspec.Struct, frozen=True):
         configuration = self.configuration()
         defaults = configuration.limits.defaults
         team = merged(defaults, configuration.team_limits.get(consumer.team, Limits()))
-        # A key's limits lie over the defaults: a period of its own changes what their amount comes to.
+        # A key's limits lie over the defaults: its own period changes what their amount comes to.
         own_limits = {f"model_limits.{m}": own for m, own in consumer.model_limits.items()}
         limits_by_place = {"limits": merged(defaults, consumer.limits)} | own_limits
         had_limits = {f"model_limits.{m}": own for m, own in before.model_limits.items()}

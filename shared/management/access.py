@@ -28,6 +28,7 @@ from shared.management.consumers import ConsumerRoutes, Edit
 from shared.management.routes import IF_MATCH, ManagementRequest, Page, Route, checked, etag_of, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store, names
+from shared.storage.conditional import contended
 
 _AT = "/gateway/requests-for-access"
 _TRIES = 8
@@ -43,7 +44,7 @@ class OwnAccess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccessRoutes:
-    """The paths below `/gateway/requests-for-access`. `alert` tells of requests and decisions."""
+    """The paths below `/gateway/requests-for-access`. `alert` raises alerts of requests and decisions."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class AccessRoutes:
         caller = request.consumer
         record = await self._consumers.find(caller.id)
         if record is None:  # its row is written beside its first call
-            raise StoreUnavailable("This caller is new here, and not on record yet. Ask again in some seconds.")
+            raise StoreUnavailable("This caller is new and not recorded yet. Ask again in a few seconds.")
         asking = checked(request.object(), Asking)
         new = requests.new_request(asking, caller, record.consumer.team, self._configuration(), self._store.now())
         wish = {"product": asking.product, "limits": msgspec.to_builtins(new.limits), "reason": new.reason}
@@ -142,7 +143,7 @@ class AccessRoutes:
                 self._alert(events.access_decided(*about, approved=decision == "approved"))
                 return _answer(done)
             await asyncio.sleep(random.random() * _PAUSE)
-        raise StoreUnavailable(f"Others changed the request {request.parameters['request']} all the time. Try again.")
+        raise contended(f"The request {request.parameters['request']}", _TRIES)
 
     async def _declined(self, request: ManagementRequest, one: AccessRequest, reason: str) -> AccessRequest | None:
         new = self._decided(request, one, "declined", reason)

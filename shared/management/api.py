@@ -112,13 +112,13 @@ class ManagementApi:
         except InvalidApiKey:
             if is_internal(address, headers):
                 return None
-            message = f"{path} answers operators, and probes from the same machine: send the management key."
+            message = f"{path} is for operators, and for probes from the same machine: send the management key."
             raise InvalidApiKey(message) from None
 
 
 def without_configuration(path: str, headers: Mapping[str, str], complaints: str, key: str | None) -> Response:
     """The answer of a gateway whose configuration cannot be used: 503, and the complaints for operators alone."""
-    error = Misconfigured("This gateway is not configured. Its operator finds the reason in its log.")
+    error = Misconfigured("This gateway is not configured. The operator can find the reason in the log.")
     response = early_refusal(error, headers)
     if path == "/readyz" and has_key(headers, key):
         ids = {name: value for name, value in response.headers.items() if name.endswith("request-id")}

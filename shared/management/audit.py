@@ -50,8 +50,8 @@ class Audit:
         self, change: Change, write: Callable[[], Awaitable[T]], after: Callable[[T], Any] | None = None
     ) -> T:
         """Record a change and make it. `write` returns None if another writer was faster: then nothing was changed, and
-        the record goes. Its errors mark the record as failed. `after`: the change's own, where only what was written
-        tells it."""
+        the record goes. Its errors mark the record as failed. `after`: returns the state after the change, where it
+        depends on what was written."""
         now = self._store.now()
         key = f"{names.newest_first(now)}-{secrets.token_hex(4)}"
         table = self._store.table(_month(now))
@@ -59,7 +59,7 @@ class Audit:
         try:
             written = await write()
         except GatewayError as error:
-            # What a table did not confirm may have been done nevertheless: the record stays as it is.
+            # A change that the table did not confirm may be done nevertheless: the record stays as it is.
             if error.status < 500:
                 await self._close(key, now, "failed")
             raise
@@ -73,7 +73,7 @@ class Audit:
         try:
             await self._store.table(_month(now)).merge(_PARTITION, {key: {"state": state, **more}})
         except GatewayError as error:
-            logger.warning("the record %s of the audit trail stays without an end: %s", key, error.message)
+            logger.warning("audit record %s was not completed: %s", key, error.message)
 
     async def rows(self) -> AsyncIterator[Row]:
         """Every record, newest first."""

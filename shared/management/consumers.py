@@ -23,6 +23,7 @@ from shared.management.audit import Audit, Change
 from shared.management.routes import IF_MATCH, IF_NONE_MATCH, ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
+from shared.storage.conditional import contended
 
 _FILTERS = ("name", "team", "model", "state")
 _TRIES = 30  # of a change that other operators overtake
@@ -108,7 +109,7 @@ class ConsumerRoutes:
         """Create a consumer with this id, without a key, or replace all fields of it."""
         consumer_id = request.parameters["consumer"]
         if not keys.is_consumer_id(consumer_id):
-            message = f"The id of a consumer has 1 to 80 of a-z, 0-9 and -, and begins with no -; got {consumer_id!r}."
+            message = f"id: expected 1 to 80 of a-z, 0-9 and -, not starting with -; got {consumer_id!r}."
             raise InvalidRequest(message[:200], param="id")
         fields = whole(request.object(), consumer_id)
         return await self.change(request, lambda rules, old: rules.apply(fields, consumer_id, old), creates=True)
@@ -237,4 +238,4 @@ async def _pause() -> None:
 
 
 def _busy() -> StoreUnavailable:
-    return StoreUnavailable(f"Other operators changed this consumer {_TRIES} times meanwhile. Try again.")
+    return contended("The consumer", _TRIES)

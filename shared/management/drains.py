@@ -6,12 +6,13 @@ from functools import partial
 import msgspec
 
 from shared.config.document import Backend, Configuration
-from shared.errors import InvalidRequest, ResourceNotFound, StillNeeded, StoreUnavailable
+from shared.errors import InvalidRequest, ResourceNotFound, StillNeeded
 from shared.management.audit import Audit, Change
 from shared.management.routes import ManagementRequest
 from shared.routing.drains import PARTITION, Drain, drain_of
 from shared.routing.report import shown_drain
 from shared.storage import Store, names
+from shared.storage.conditional import contended
 
 LONGEST = 30 * 86_400  # seconds
 _TRIES = 8
@@ -93,4 +94,4 @@ class DrainTable:
             write = partial(self._table.put, PARTITION, name, msgspec.structs.asdict(drain), etag)
             if await self._audit.perform(change, write) is not None:
                 return drain
-        raise StoreUnavailable(f"The backend {name!r} is being changed by others all the time.")
+        raise contended(f"The backend {name!r}", _TRIES)

@@ -123,7 +123,7 @@ class KeyRoutes:
         record, key = await self._presented(request)
         made = (record.keys[old.successor].created for old in record.keys.values() if old.successor in record.keys)
         if (wait := max(made, default=0.0) + _OWN_ROTATION - self._store.now()) > 0:
-            raise RateLimitExceeded(f"A caller may replace its key every {_OWN_ROTATION:.0f} s.", wait)
+            raise RateLimitExceeded(f"A caller may replace its key once in {_OWN_ROTATION:.0f} s.", wait)
         successor = record.keys.get(key.successor)
         if successor is not None and successor.valid_at(self._store.now()):  # else a key that leaked would never end
             message = (

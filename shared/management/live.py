@@ -22,7 +22,7 @@ from shared.routing.report import BackendsReport
 
 _POOL_EVERY = 2.0  # seconds
 _HEARTBEAT = 10.0  # seconds of silence; the Functions host ends what is silent for 240
-_LONGEST = 240.0  # seconds; whoever goes on watching asks again, and is authorized again
+_LONGEST = 240.0  # seconds; a listener then reconnects, and is authorized again
 
 
 class LiveRoutes:

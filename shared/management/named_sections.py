@@ -1,4 +1,4 @@
-"""Products and teams: entries of a section of the configuration, each with a path and an ETag of its own.
+"""Products and teams: entries of a section of the configuration, each with its path and ETag.
 
 A change is an edit of that section in the newest version of the configuration, and is checked with all of it."""
 
@@ -34,6 +34,7 @@ from shared.management.routes import (
 )
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
+from shared.storage.conditional import contended
 from shared.types import Consumer
 from shared.versions.changes import Changes
 from shared.versions.live import Live
@@ -175,7 +176,7 @@ class NamedSectionRoutes:
                 with suppress(StoreUnavailable):
                     await self._live.look()
                 return before, after
-        raise StoreUnavailable(f"The {self._kind} {name!r} is being changed by others all the time.")
+        raise contended(f"The {self._kind} {name!r}", _TRIES)
 
     async def _write(
         self, name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, by: str, note: str

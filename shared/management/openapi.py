@@ -56,7 +56,7 @@ _INFO = {
 
 
 class ManagementOpenApi:
-    """`GET /gateway/management/openapi.json`: the document of these routes and of its own."""
+    """`GET /gateway/management/openapi.json`: the document of these routes and of itself."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = routes

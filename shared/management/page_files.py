@@ -38,7 +38,7 @@ class _Files(msgspec.Struct, frozen=True):
 
 
 class PageRoutes:
-    """The page and its files, open to anybody: they hold no data, and whoever uses them signs in. `authority`: the
+    """The page and its files, open to anybody: they hold no data, and their users sign in. `authority`: the
     origin beside the gateway's own that the page may ask; "": none."""
 
     def __init__(self, authority: str = "") -> None:

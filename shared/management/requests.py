@@ -75,9 +75,8 @@ class RequestRoutes:
         call = await calls.find(self._store, call_id) if calls.is_id(call_id) else None
         if call is None or not request.actor.sees(_value(call.own.properties, "team")):
             raise ResourceNotFound(
-                f"There is no call {call_id[:64]!r}: its id is that of the header x-gateway-request-id. Its row may be "
-                "younger than a second, or older than ledger.keep_months; of many refused calls a second, some have no "
-                "row."
+                f"There is no call {call_id[:64]!r}: use the id from x-gateway-request-id. Rows appear within a second "
+                "and are deleted after ledger.keep_months; of refused calls, only a sample has rows."
             )
         key = _value(call.own.properties, "key")
         record = await Consumers(self._store).find(key) if key else None

@@ -16,7 +16,7 @@ from shared.azure_openai.json_body import UNREADABLE
 from shared.errors import ChangedMeanwhile, InvalidRequest
 from shared.types import Consumer
 
-# `operator`: whoever has the management key or a role. `caller`: a caller's own key, about itself. `probe`: an
+# `operator`: a holder of the management key or of a role. `caller`: a caller's own key, about itself. `probe`: an
 # operator, or a probe from the same machine.
 Access = Literal["anyone", "probe", "caller", "operator"]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -62,11 +62,11 @@ class ManagementRequest(msgspec.Struct, frozen=True):
         """Raise `ChangedMeanwhile` unless the resource has an ETag that the request demands. None: it does not
         exist."""
         if etag is not None and self.headers.get("if-none-match", "").strip() == "*":
-            raise ChangedMeanwhile("It exists already, and If-None-Match: * demands that it does not.", etag)
+            raise ChangedMeanwhile("It already exists, but If-None-Match: * was sent.", etag)
         etags = [part.strip() for part in self.headers.get("if-match", "").split(",")]
         if etags != [""] and (etag is None or not {"*", etag} & {*etags}):
-            now = f"now has the ETag {etag}" if etag else "does not exist"
-            raise ChangedMeanwhile(f"It {now}, and If-Match demands another: read it again.", etag or "")
+            now = f"the current ETag is {etag}" if etag else "it does not exist"
+            raise ChangedMeanwhile(f"If-Match does not match: {now}. Read it again.", etag or "")
 
     def object(self) -> dict[str, Any]:
         """The body, which must be a JSON object. Raises `InvalidRequest`."""

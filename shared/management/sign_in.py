@@ -1,4 +1,4 @@
-"""The ways to sign in to the page, for whoever has not signed in yet."""
+"""The ways to sign in to the page. Needs no authentication."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit

@@ -139,7 +139,7 @@ class Application:
         running.backends.breakers.keep_only(deployments)
         running.telemetry.configure(settings.configuration.telemetry.traces_per_second, usd_of(settings.configuration))
         self._serve(settings)
-        running.backends.live.end_all()  # whoever watches comes back, and sees the backends of these settings
+        running.backends.live.end_all()  # listeners reconnect, and see the backends of these settings
 
     def _serve(self, settings: Settings) -> None:
         running, backends, configuration = self._running, self._running.backends, settings.configuration

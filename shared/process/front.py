@@ -1,4 +1,4 @@
-"""The front of the gateway: receives every request, tells calls from its own paths, and turns errors into responses."""
+"""Receives every request, separates calls from the gateway's own paths, and turns errors into responses."""
 
 import logging
 import time
@@ -25,8 +25,8 @@ logger = logging.getLogger("tollgate.requests")
 
 _PROBES = frozenset(("/healthz", "/readyz"))  # the platform's may come from anywhere
 _FOR_RESPONSE = frozenset((b"origin", b"x-ms-client-request-id", b"anthropic-version"))  # which the response answers
-# What a browser makes of an answer that it shows: nothing. On the origin of the page, a backend's HTML could read what
-# the page keeps. The page's own files have the first header already.
+# A browser must not render an answer: on the origin of the page, a backend's HTML could read what the page keeps.
+# The page's own files have the first header already.
 _NO_SNIFFING = b"x-content-type-options"
 _INERT = ((_NO_SNIFFING, b"nosniff"), (b"content-security-policy", b"default-src 'none'; sandbox"))
 
@@ -66,8 +66,8 @@ class Front:
         except CallerDisconnected:
             return Response(status_code=HUNG_UP)
         except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
-            logger.exception("request %s failed: a defect of the gateway", received.request_id)
-            defect = GatewayError("Internal gateway error. The operator can find it in the log by request id.")
+            logger.exception("request %s failed: unexpected error", received.request_id)
+            defect = GatewayError("Internal gateway error. The operator can find the reason in the log.")
             return self._refuse(received, defect, form)
 
     async def _serve(self, request: Request, received: ReceivedRequest) -> Response:

@@ -59,7 +59,7 @@ class _DecodedBody:
                 self._received += len(self._waiting)
                 if self._received > _MOST_SPARE + 2 * self._given:
                     raise InvalidRequest(
-                        f"The body is far larger in {self._coding} than without: send it uncompressed."
+                        f"The body is far larger with {self._coding} than without: send it uncompressed."
                     )
             piece = self._decode() if self._more or self._waiting else b""
             self._ended = self._last and not self._more
@@ -75,7 +75,7 @@ class _DecodedBody:
         if self._decoder is None or (self._decoder.eof and self._coding == "gzip"):  # files may follow each other
             self._members += 1
             if self._members > _MOST_MEMBERS + self._given // _MEMBER:
-                raise InvalidRequest(f"The body has {self._members} files of {self._coding}: send one.")
+                raise InvalidRequest(f"The body has {self._members} {self._coding} streams: send one.")
             self._decoder = zlib.decompressobj(self._window(self._waiting))
         elif self._decoder.eof:
             raise self._invalid()

@@ -46,8 +46,8 @@ class _Bound:
 
 class Buffers:
     """The bodies of one process: at most `most` bytes of those that arrive, and twice as many of those under way.
-    `one_at_a_time`: held by whoever works on a large body, so that several of them do not add up to a long silence of
-    the event loop."""
+    `one_at_a_time`: held while a large body is processed, so that several of them do not block the event loop for
+    long."""
 
     def __init__(self, most: int) -> None:
         self.one_at_a_time = asyncio.Lock()

@@ -60,8 +60,8 @@ class Connections:
             self._warn(network, held)
             self._hits["address", "connections"] += 1
             raise RateLimitExceeded(
-                f"Your address has {held} connections to this gateway or requests under way, the most that one may "
-                "have. Close some and try again.",
+                f"Your address has {held} connections to this gateway or requests under way, the maximum. Close some "
+                "and try again.",
                 1.0,
             )
         self.held[network] = held + 1

@@ -26,7 +26,7 @@ class Entrance:
         address = client_address.of_client(scope, self._client_address)
         if self._networks and not from_anywhere and not client_address.within(address, self._networks):
             raise AddressNotAllowed(
-                f"This gateway answers certain networks only, and {address or 'an unknown address'} is in none of "
+                f"This gateway accepts calls from certain networks only; {address or 'an unknown address'} is outside "
                 "them. Call it from inside, or ask its operator."
             )
         return headers, address

@@ -192,7 +192,7 @@ class Upload:
             position += settled
 
     async def after(self) -> Message:
-        """ASGI's `receive` for whoever waits for a hang-up: it returns what follows the body."""
+        """ASGI's `receive` for detecting hang-ups: it returns what follows the body."""
         await self._over.wait()
         return await self._receive()
 
@@ -236,9 +236,7 @@ class Upload:
         try:
             self._buffer.hold(len(chunk))
             if self._received > _KEPT:
-                raise InvalidRequest(
-                    f"The first {_KEPT} bytes of the body do not settle its model: send short fields before the file."
-                )
+                raise InvalidRequest(f"`model` is not in the first {_KEPT} bytes: send short fields before the file.")
             self._write(chunk)
         except GatewayError:
             if not self._passes_on:

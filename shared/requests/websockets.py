@@ -37,5 +37,5 @@ def with_subprotocols(headers: Mapping[str, str], offered: Sequence[str]) -> dic
 
 
 def chosen_subprotocol(offered: Sequence[str]) -> str | None:
-    """The subprotocol that the gateway speaks, of those that a caller offers: pages fail if it names none of them."""
+    """The subprotocol that the gateway speaks, of those that a caller offers: pages fail if none is chosen."""
     return next((name for name in offered if not name.startswith(_UNSPOKEN)), None)

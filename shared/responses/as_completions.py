@@ -91,8 +91,8 @@ class _Rendered:
     async def _refuse(self) -> None:
         """Replace an answer that is too large."""
         error = AnswerTooLarge(
-            f"The answer has {self._size} bytes: expected at most {_LARGEST}, because it is a chat's and has to be "
-            "rendered as a completion's. It is charged. Ask for less (`n`, `logprobs`, `max_tokens`), or stream."
+            f"The answer has {self._size} bytes, but a chat can be converted into a completion up to {_LARGEST} bytes "
+            "only. It is charged. Ask for less (`n`, `logprobs`, `max_tokens`), or stream."
         )
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._start["headers"]}
         kept = {name: value for name, value in headers.items() if name.lower().encode() not in _CONTENT}

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _CACHED_FOR = "7200"  # seconds that a browser may keep the answer; Chromium's most
-# What pages may read without being allowed to, and what HTTP alone reads.
+# Headers that pages may read anyway, and headers for HTTP itself.
 _NEEDS_NO_EXPOSURE = frozenset(
     ("cache-control", "content-language", "content-length", "content-type", "expires", "last-modified", "pragma")
 ) | frozenset(("connection", "date", "server", "set-cookie", "transfer-encoding", "vary"))

@@ -42,7 +42,7 @@ class ErrorResponse(JsonResponse):
 
 def interrupted(request_id: str, form: Format) -> dict[str, object]:
     """The body for an answer that its backend did not finish."""
-    message = "The backend broke off in the middle of this answer. What has arrived is incomplete."
+    message = "The backend closed the connection before the answer was complete."
     return error_body(GatewayError(message, code="upstream_interrupted"), request_id, form)
 
 
@@ -109,7 +109,7 @@ async def send_part(send: Send, body: bytes | memoryview) -> None:
 
 
 async def taken(send: Send) -> None:
-    """Wait until the caller has taken what was sent, but for some kB: a server sends nothing more before."""
+    """Wait until the caller has taken all but some kB of what was sent: a server sends nothing more before."""
     await send_part(send, b"")
 
 

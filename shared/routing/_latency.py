@@ -25,8 +25,8 @@ class Latency:
         return percentile(sorted(time for time, _ in times), 0.95) if len(times) >= _ENOUGH else None
 
     def usual_for(self, tokens: float, *, stream: bool) -> float | None:
-        """The median for calls of about so many tokens, of all calls if there is none of that size; None without
-        answers."""
+        """The median for calls of about so many tokens, of all calls if there was no call of that size; None
+        without answers."""
         times = self._streams if stream else self._whole
         alike = [time for time, size in times if size == _size(tokens)]
         known = sorted(alike or (time for time, _ in (*self._streams, *self._whole)))

@@ -89,7 +89,7 @@ class Models:
             named = dict.fromkeys(self.model(consumer, name) for name in preferred.fallbacks)
             for name in named:
                 if not self._configuration.alike(name, model):
-                    raise InvalidRequest(f"The model {name!r} cannot take calls of {model!r}: its API is another.")
+                    raise InvalidRequest(f"The model {name!r} cannot take calls of {model!r}: it has a different API.")
             return [name for name in named if name != model]
         return [name for name in self.about(model).fallbacks if self._allowed(consumer, name)]
 
@@ -171,14 +171,14 @@ def _region_not_allowed(access: Access, backends: Iterable[Backend], model: str)
         return RegionNotAllowed("This model is not in a region that this key may use.", param="model")
     if not model:
         return RegionNotAllowed(
-            "The gateway cannot see which deployment this call would use, and this key may use only those that stay in "
-            f"{_places(access)}.",
+            "The gateway cannot see which deployment this call would use, so this key, limited to "
+            f"{_places(access)}, may not make it.",
             param="model",
         )
     types = " and ".join(sorted({str(backend.type_of(model)) for backend in near}))
     return RegionNotAllowed(
-        f"The deployments of {model!r} in the places of this key are of the type {types}, so its calls may leave "
-        f"{_places(access)}, which those of this key must not.",
+        f"The deployments of {model!r} that are near enough have the type {types}, so Azure may process their calls "
+        f"elsewhere, and this key, limited to {_places(access)}, may not use it.",
         param="model",
     )
 

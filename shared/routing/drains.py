@@ -81,7 +81,7 @@ class Drains:
         try:
             await self.read()
         except StoreUnavailable as error:
-            logger.warning("cannot read which backends are drained; what was read last holds: %s", error)
+            logger.warning("cannot read the drains; keeping the last ones: %s", error)
 
 
 def drain_of(row: Row) -> Drain:

@@ -152,7 +152,7 @@ class Router:
         targets = (target for model in chain for group in self._groups_of(model) for target in group.targets)
         if refusals and any(permitted is None or permitted(target) for target in targets):
             return next(iter(refusals.values()))
-        return NoBackendAvailable("Every backend that may serve this call is drained: its operator took it out.")
+        return NoBackendAvailable("Every backend for this call is drained.")
 
     def _order(
         self, chain: Iterable[str], tokens: float, allowed: Allowed | None, prefix: bytes | None, tiers: Iterable[str]

@@ -1,8 +1,9 @@
 """Settles one piece of pending work: asks for its usage, puts it on record and corrects the limits, exactly once.
 
-The order makes it so, whoever comes first and wherever a process dies. The usage goes into the row of the call that
-began the work, as the same properties from every settler. Only then is the work marked as settled, and whoever marks it
-corrects the limits. A process that dies before the mark leaves all to the next one.
+The order of its writes ensures this, however many settlers there are and wherever a process dies. The usage goes into
+the row of the call that began the work, as the same properties from every settler. Only then is the work marked as
+settled, and the settler that marks it corrects the limits. A process that dies before the mark leaves all to the next
+one.
 """
 
 import asyncio
@@ -110,7 +111,7 @@ class Settler:
             if location is not None and location.pending_in and recorder.is_own(location):
                 await self._index.note_relayed(location.pending_in, reference, tokens)
         except GatewayError as error:
-            logger.warning("what was relayed of %s is not on record: %s", reference.id[:128], error)
+            logger.warning("cannot record the relayed tokens of %s: %s", reference.id[:128], error)
 
     def read_beside(self, call: Call) -> None:
         """Settle what is pending below the thread or the conversation that a call reads, or the batch whose results it
@@ -136,7 +137,7 @@ class Settler:
                     return
                 await self._settle_object(Reference(kind, _named(call, kind)))
         except TimeoutError:
-            logger.warning("%s is deleted before its usage is known", _named(call, kind)[:128])
+            logger.warning("%s was deleted before its usage was known", _named(call, kind)[:128])
 
     async def _settle_object(self, reference: Reference) -> None:
         """Settle an object that a call names, if its usage is pending."""
@@ -150,7 +151,7 @@ class Settler:
         try:
             rows = await self._index.below(parent)
         except GatewayError as error:
-            logger.warning("what is pending below %s is settled later: %s", parent[:128], error)
+            logger.warning("pending work below %s not settled yet: %s", parent[:128], error)
             return
         works = [row.work for row in rows if row.work is not None]
         await asyncio.gather(*(self._attempt(work.partition, work.reference) for work in works))
@@ -165,12 +166,12 @@ class Settler:
                 if row is None or row.work is None or await self.settle(row, row.work, usage):
                     self._settlements.done[reference] = None
         except GatewayError as error:
-            logger.warning("the usage of %s is settled later: %s", reference.id[:128], error)
+            logger.warning("usage of %s not settled yet: %s", reference.id[:128], error)
 
     # --- one settlement -----------------------------------------------------------------------------------------------
 
     async def settle(self, row: PendingRow, work: PendingWork, usage: Usage | None = None) -> bool:
-        """Settle work; return False if it is under way. `usage`: as another answer has told it. Raises `GatewayError`
+        """Settle work; return False if it is under way. `usage`: from another answer. Raises `GatewayError`
         if a backend or the table does not answer."""
         return await self._settlements.running.run(work.reference, lambda: self._settle(row, work, usage))
 
@@ -183,7 +184,7 @@ class Settler:
         usages = (estimate(work, row, found),) if isinstance(found, Unreported) else found.usages
         lost = isinstance(found, Unreported) and not found.cancelled
         if lost:
-            logger.warning("no backend tells the usage of %s: its estimate stands", work.id[:128])
+            logger.warning("no usage reported for %s: keeping the estimate", work.id[:128])
         elif isinstance(found, Told) and found.objects:
             self._directory.claims.record(work.consumer, work.backend, found.objects)
         charges = [(usage, self._usage.target(work, usage)) for usage in usages]

@@ -1,4 +1,4 @@
-"""The timer's job: asks for the pending work that is due, and settles what is done, whoever reads it or nobody."""
+"""The timer's job: asks for the pending work that is due, and settles what is done, even if nobody reads it."""
 
 import asyncio
 import logging
@@ -97,11 +97,11 @@ class _Pass:
             self._summary.under_way += 1
         except GatewayError as error:
             self._summary.failed += 1
-            logger.warning("the usage of %s is settled later: %s", row.work.id[:128], error)
+            logger.warning("usage of %s not settled yet: %s", row.work.id[:128], error)
         except Exception:
             self._summary.failed += 1
-            logger.exception("the usage of %s cannot be settled: a defect of the gateway", row.work.id[:128])
+            logger.exception("usage of %s not settled: unexpected error", row.work.id[:128])
         try:
             await self._index.postpone(row, schedule.due_after(row.work.started, self._now()))
         except StoreUnavailable as error:
-            logger.warning("%s is asked for again by the next pass: %s", row.work.id[:128], error)
+            logger.warning("retrying %s in the next pass: %s", row.work.id[:128], error)

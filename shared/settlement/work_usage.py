@@ -25,15 +25,15 @@ _STEPS = "threads/{}/runs/{}/steps?limit=100&order=asc"
 
 
 class Told(NamedTuple):
-    """The usage that a backend tells: one, or the parts of a batch that have prices of their own. `objects`: what the
-    work has made."""
+    """The usage that a backend reports: one, or the separately priced parts of a batch. `objects`: those that the work
+    has made."""
 
     usages: tuple[Usage, ...]
     objects: tuple[Reference, ...] = ()
 
 
 class Unreported(NamedTuple):
-    """The end of work whose usage no backend tells. `cancelled`: its backend says so; False: nobody knows it any more.
+    """The end of work whose usage no backend reports. `cancelled`: its backend says so; False: no backend knows it.
     `output`: tokens of the text that its object has; `share`: of a batch's requests that were completed."""
 
     cancelled: bool
@@ -135,8 +135,8 @@ class WorkUsage:
             raise StateUnavailable(f"{type(error).__name__} from the backend {backend.name!r}.") from None
 
     def target(self, work: PendingWork, usage: Usage) -> Target | None:
-        """The deployment that did the work: a run is the first to tell its own, and a batch may have several. None: its
-        backend is gone."""
+        """The deployment that did the work: only a run itself has it, and a batch may have several. None: its backend
+        is gone."""
         backend = self._backends.get(work.backend)
         if backend is None:
             return None

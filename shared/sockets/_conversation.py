@@ -1,4 +1,4 @@
-"""The events of one connection: which of the caller's may pass, and what those of the backend tell of responses."""
+"""The events of one connection: filters those of the caller, and follows responses in those of the backend."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from shared.types import Call, Target, Usage
 
 
 class Conversation:
-    """`receive` gives a response an id and a trace, as to a request of its own. `over`: the limit that ran out while
+    """`receive` gives a response an id and a trace, as a request gets. `over`: the limit that ran out while
     the backend made responses by itself; the connection ends with the one under way."""
 
     def __init__(
@@ -49,11 +49,12 @@ class Conversation:
         """Return what the backend receives for an event of the caller. Raises `GatewayError`: it may not pass."""
         creates = event.type == socket_events.CREATE
         if creates and self.turns.waiting >= MOST_WAITING:
-            raise RateLimitExceeded(f"{MOST_WAITING} responses of this connection have not begun yet.", 1.0)
+            message = f"{MOST_WAITING} responses are waiting on this connection. Wait for one to start."
+            raise RateLimitExceeded(message, 1.0)
         if creates and self._call.operation is not REALTIME:
             return await self._create(event)
         if self._pin.target is None:
-            raise InvalidRequest("The first event has to be response.create, by whose model a backend is chosen.")
+            raise InvalidRequest("Expected response.create as the first event: its model decides the backend.")
         if socket_events.names_something(self._call, event):
             named = await read_names(self._call, event, self._buffers.open(self.consumer.id))
             await self._pin.check(self.consumer, self._foreign(named))
@@ -66,11 +67,11 @@ class Conversation:
         return event.body
 
     async def _create(self, event: CallerEvent) -> bytes:
-        """Ask for a response as a call of its own: its model, its objects, its limits."""
+        """Ask for a response as a separate call, with its model, its objects and its limits."""
         received, headers = self._receive(), self._connection.headers
         call = await read_event(CREATE_RESPONSE, headers, event.body, self._buffers.open(self.consumer.id))
         if call.background:
-            raise InvalidRequest("A response on a WebSocket cannot go on in the background.", param="background")
+            raise InvalidRequest("A response on a WebSocket cannot run in the background.", param="background")
         call = self._foreign(self._admission.of_user(call, self.consumer, headers))
         call = msgspec.structs.replace(call, stream=True)
         reservation = await self._reserve(received, call)

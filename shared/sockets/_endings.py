@@ -1,4 +1,4 @@
-"""The ends of connections: their close codes and what the caller is told. Pure."""
+"""The ends of connections: their close codes and the messages for callers. Pure."""
 
 from typing import Literal, NamedTuple
 
@@ -33,18 +33,18 @@ def by_backend(code: int | None, reason: str) -> Ending:
     """The backend has closed the connection: the caller gets the same code. One that broke is an error of the server's
     side, after which clients connect again."""
     if code is None or code == BROKEN:
-        return Ending(FAILED, "the backend broke the connection", fault="broke a WebSocket")
+        return Ending(FAILED, "the backend broke the connection", fault="broke the WebSocket")
     return Ending(NORMAL if code == NOT_GIVEN else code if sendable(code) else FAILED, reason)
 
 
 def limit_reached(minutes: float) -> Ending:
-    """The longest time of a connection is over. OpenAI and Azure end theirs with this error."""
-    message = f"This connection has been open for {minutes:g} minutes, its longest time: open a new one."
-    return Ending(GOING_AWAY, "longest time reached", error=_limit(message))
+    """A connection reached its maximum duration. OpenAI and Azure end theirs with this error."""
+    message = f"Connection closed after {minutes:g} minutes, the maximum. Open a new one."
+    return Ending(GOING_AWAY, "maximum duration reached", error=_limit(message))
 
 
 def idle(seconds: float) -> Ending:
-    message = f"Nothing has come on this connection for {seconds:g} seconds: open a new one when it is needed."
+    message = f"Connection closed after {seconds:g} seconds without a message. Open a new one when you need it."
     return Ending(GOING_AWAY, "idle", error=_limit(message))
 
 

@@ -48,8 +48,8 @@ class Pin:
             await self._planner.check(consumer, call, self.target.backend)
 
     async def send(self, message: Message) -> None:
-        """Send a message, once the backend has taken most of what was sent before. One that has gone reports itself to
-        whoever receives."""
+        """Send a message, once the backend has taken most of what was sent before. A closed connection is reported
+        by `receive`."""
         await self._connected.wait()
         assert self._open is not None
         try:

@@ -55,7 +55,7 @@ class Connection:
         except asyncio.CancelledError:  # by the server, which stops
             pass
         except Exception:
-            logger.exception("connection %s failed: a defect of the gateway", self._admitted.received.request_id)
+            logger.exception("connection %s failed: unexpected error", self._admitted.received.request_id)
             ending = _endings.DEFECT
         finally:
             for task in tasks:

@@ -50,8 +50,8 @@ class Sockets:
         except CallerClosed:
             pass
         except Exception:  # the last resort: the caller gets OpenAI's shape, the operator the traceback
-            logger.exception("upgrade %s failed: a defect of the gateway", received.request_id)
-            defect = GatewayError("Internal gateway error. The operator can find it in the log by request id.")
+            logger.exception("upgrade %s failed: unexpected error", received.request_id)
+            defect = GatewayError("Internal gateway error. The operator can find the reason in the log.")
             await self._refuse(caller, request, received, defect)
 
     async def _serve(self, caller: CallerSocket, request: Request, received: ReceivedRequest) -> None:

@@ -6,7 +6,7 @@ from shared.storage import names
 
 
 class Share(Enum):
-    """The connections of one purpose, by their largest number. A request waits for one of its own share."""
+    """The connections of one purpose, by their largest number. A request waits for one of its share."""
 
     LIMITS = ("limits", 24)
     USAGE = ("usage", 8)  # what calls put on record

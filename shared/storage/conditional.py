@@ -26,4 +26,9 @@ async def update(
         if await table.put(partition, key, properties, row.etag if row is not None else None) is not None:
             return properties
         await asyncio.sleep(random.random() * PAUSE * 2**attempt)
-    raise StoreUnavailable(f"the row {partition}/{key} has too many writers: gave up after {tries} tries")
+    raise contended(f"The row {partition}/{key}", tries)
+
+
+def contended(name: str, attempts: int = TRIES) -> StoreUnavailable:
+    """The error after attempts during which other writers changed the same thing each time. `name`: of that thing."""
+    return StoreUnavailable(f"{name} changed during each of {attempts} attempts. Try again.")

@@ -42,7 +42,7 @@ class Journal:
             file = self._journal[-1]
             file.append(data, sync=False)
         except OSError as error:
-            self._pause(started, f"fails: {error}")
+            self._pause(started, f"failed ({error})")
             return None
         file.waiting += 1
         if (seconds := self._clock() - started) > _SLOW:
@@ -65,7 +65,7 @@ class Journal:
                     break
                 self._files.delete(self._journal.popleft())
         except OSError as error:
-            self._pause(self._clock(), f"fails: {error}")
+            self._pause(self._clock(), f"failed ({error})")
 
     def close(self) -> None:
         """Leave the rows that were not written to the next process."""
@@ -75,10 +75,10 @@ class Journal:
             try:
                 (self._files.release if file.size else self._files.delete)(file)
             except OSError as error:
-                self._pause(self._clock(), f"fails: {error}")
+                self._pause(self._clock(), f"failed ({error})")
 
     def _pause(self, now: float, reason: str) -> None:
         self._resumes = now + _PAUSE
         if not self._logged:
-            logger.error("answers wait for the table, because the local disk that keeps usage rows %s", reason)
+            logger.error("local disk for usage rows %s: answers wait for the table", reason)
         self._logged = True

@@ -58,7 +58,7 @@ class RowFile:
         """Append a record whole or not at all: an incomplete one would hide those behind it. `sync`: wait for the disk
         itself, so that it outlives the machine's crash as well."""
         if self.broken:
-            raise OSError(f"{self.path} cannot be mended")
+            raise OSError(f"{self.path} cannot be repaired")
         self.broken = True
         try:
             if os.write(self.descriptor, data) != len(data):

@@ -25,9 +25,9 @@ class Dimensions(msgspec.Struct, frozen=True, order=True):
     charged attempt (`types.Role`), or `refused`, the only one with a `code`: that of the error. `context` is `long` for
     calls whose size of input changes their prices (`types.long_context`).
 
-    `user` is told apart in folds of its own, beside those of all calls: instances of versions before a dimension
-    existed take one of several lines that differ in it alone. So a new dimension of other folds must tell apart only
-    lines that are new as well."""
+    `user` has separate folds beside those of all calls: instances of versions before a dimension existed take one of
+    several lines that differ in it alone. So a new dimension of other folds must separate only lines that are new as
+    well."""
 
     key: str
     model: str

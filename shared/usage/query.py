@@ -31,8 +31,8 @@ def spans(first: int, end: int, cuts: Iterable[int]) -> list[HourRange]:
 
 
 async def read(store: Store, pieces: Sequence[HourRange], *, by_user: bool = False) -> list[Lines]:
-    """The usage of requests that began in each piece. The pieces must be contiguous and in order. `by_user`: users are
-    told apart."""
+    """The usage of requests that began in each piece. The pieces must be contiguous and in order. `by_user`: per user,
+    too."""
     if not pieces:
         return []
     now = store.now()

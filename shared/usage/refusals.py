@@ -21,7 +21,7 @@ from shared.types import Consumer
 SUMS = "r_sums"  # the property of a row with sums
 OTHERS = "*"
 _FIRST, _EVERY = 1.0, 10.0  # seconds until the sums of the first refusal are written, and between later ones
-_MOST_SUMS = 80  # of one row; beyond, only the code is told apart. A property holds 32,000 characters
+_MOST_SUMS = 80  # of one row; beyond, they are summed by code only. A property holds 32,000 characters
 _PER_SECOND, _OF_ONE_CONSUMER = 10, 3  # rows of single calls
 _LONGEST_MESSAGE = 500  # characters
 

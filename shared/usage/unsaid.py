@@ -1,7 +1,7 @@
 """The tokens of answers that their callers left before the end, as far as no text shows them. Pure.
 
-A model that reasons says nothing meanwhile, and a whole answer comes at its end: whoever leaves just before would have
-nearly all of its tokens for free. The time in which the model was waited for cannot be faked, so it counts.
+A model that reasons says nothing meanwhile, and a whole answer comes at its end: a caller who leaves just before would
+have nearly all of its tokens for free. The time in which the model was waited for cannot be faked, so it counts.
 """
 
 import re

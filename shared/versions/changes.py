@@ -9,8 +9,8 @@ from typing import Any
 from shared.config import layers
 from shared.config.document import Configuration
 from shared.config.layers import Base, Sections
-from shared.errors import ChangedMeanwhile, RequestTooLarge, StoreUnavailable, VersionNotFound
-from shared.storage.conditional import PAUSE, TRIES
+from shared.errors import ChangedMeanwhile, RequestTooLarge, VersionNotFound
+from shared.storage.conditional import PAUSE, TRIES, contended
 from shared.versions.rows import MOST_CHARACTERS, Version, Versions, text_of
 
 _NEW = "the new version"
@@ -80,7 +80,7 @@ class Changes:
         """Return a version; 0: the base document alone. Raises `VersionNotFound` and `StoreUnavailable`."""
         version = await self.versions.get(number)
         if version is None:
-            message = f"There is no version {number}: it was never put, or is older than those that are kept."
+            message = f"There is no version {number}: it never existed, or is older than the versions that are kept."
             raise VersionNotFound(message)
         return version
 
@@ -98,4 +98,4 @@ class Changes:
                 if (written := await self.versions.put(wanted, pointer)) is not None:
                     return written
                 await asyncio.sleep(random.random() * PAUSE * 2**attempt)
-        raise StoreUnavailable(f"the configuration has too many writers: gave up after {TRIES} tries")
+        raise contended("The configuration")

@@ -84,7 +84,7 @@ class Live:
             if problem is not None:
                 complaints = " | ".join(map(str, problem.complaints))
                 logger.error(
-                    "ALERT the newest configuration is refused, and the start goes back to %s over %s: %s",
+                    "ALERT the newest configuration is invalid; starting with %s over %s: %s",
                     version.name, base.source, complaints,
                 )  # fmt: skip
             return settings
@@ -97,7 +97,7 @@ class Live:
             pointer = await self._versions.pointer()
             newest = await self._versions.existing(pointer.number)
         except StoreUnavailable as error:
-            logger.error("ALERT the versions of the configuration cannot be read yet: %s", error)
+            logger.error("ALERT cannot read the versions of the configuration yet: %s", error)
             yield base, Version()
             return
         yield base, newest
@@ -111,7 +111,7 @@ class Live:
                 if not newest.number:
                     break
         except (StoreUnavailable, ConfigurationError) as error:
-            logger.error("the last good configuration cannot be read: %s", error)
+            logger.error("cannot read the last good configuration: %s", error)
 
     async def _newest_base(self) -> Base | ConfigurationError:
         try:
@@ -128,7 +128,7 @@ class Live:
     # --- looks --------------------------------------------------------------------------------------------------------
 
     def serve_by(self, apply: Callable[[Settings], None], alert: Raise) -> None:
-        """Set what serves newer configurations from now on, and what is told of refused ones."""
+        """Set the functions that serve newer configurations from now on, and that raise alerts of refused ones."""
         self._apply, self._alert = apply, alert
 
     async def follow(self) -> None:
@@ -140,10 +140,10 @@ class Live:
             try:
                 await self.look()
             except StoreUnavailable as error:
-                logger.warning("cannot look for a newer configuration: %s", error)
+                logger.warning("cannot check for a newer configuration: %s", error)
                 pause = _AFTER_A_FAILURE
             except Exception:
-                logger.exception("the look for a newer configuration failed")
+                logger.exception("checking for a newer configuration failed")
 
     async def look(self) -> None:
         """Serve the newest configuration if it can be used. Raises `StoreUnavailable`."""
@@ -169,7 +169,7 @@ class Live:
             return error
         except StoreUnavailable as error:
             if not self._unread:
-                logger.warning("the base document cannot be read, and stays as it was: %s", error)
+                logger.warning("cannot read the base document; keeping the last one: %s", error)
             self._unread = str(error)
             return self.newest_base.text
 
@@ -205,7 +205,7 @@ class Live:
         for one in refused:
             if one not in self.refused:
                 complaints = " | ".join(map(str, one.complaints))
-                logger.error("ALERT %s is refused, and the last good configuration goes on: %s", one.name, complaints)
+                logger.error("ALERT %s is invalid; keeping the last good one: %s", one.name, complaints)
                 if self._alert is not None:
                     self._alert(configuration_refused(one.name, [*map(str, one.complaints)], time.time()))
         self.refused = tuple(refused)
@@ -231,7 +231,7 @@ class Live:
                     for name in version.sections
                     if name in changed
                 ),
-                *([f"the base document cannot be read, and stays as it was: {self._unread}"] if self._unread else ()),
+                *([f"cannot read the base document; keeping the last one: {self._unread}"] if self._unread else ()),
                 *residency.warnings(self.settings.configuration),
             ],
             "refused": [

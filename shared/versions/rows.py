@@ -70,7 +70,7 @@ class Good(msgspec.Struct, frozen=True):
 
 class Versions:
     """Reads and writes the rows. Every method raises `StoreUnavailable`. `key`: the management key, which seals what is
-    remembered; None: whoever writes the table is trusted with it."""
+    remembered; None: writers of the table are trusted with it."""
 
     def __init__(self, store: Store, key: str | None = None) -> None:
         self._table = store.table(names.CONTROL)
@@ -105,7 +105,7 @@ class Versions:
         return found
 
     async def put(self, version: Version, pointer: Pointer) -> Version | None:
-        """Make a version current, with a number and a time of its own. Return it as written, or None if the current
+        """Make a version current, with a new number and the time. Return it as written, or None if the current
         version is no longer the one that the pointer names."""
         for number in range(pointer.number + 1, pointer.number + 1 + _TRIES):
             written = msgspec.structs.replace(version, number=number, at=self._now(), previous=pointer.number)

@@ -214,7 +214,7 @@ async def test_an_object_that_another_consumer_owns_is_not_claimed_and_is_an_ale
     await known(first, ALICE, b=reference)
     claiming = affinity(store, settings) if elsewhere else first
     await known(claiming, BOB, a=reference)
-    assert f"ALERT the backend a names {reference.kind} {reference.id} to the consumer bob0000000" in caplog.text
+    assert f"ALERT backend a returned {reference.kind} {reference.id} to consumer bob0000000" in caplog.text
     for instance in (first, claiming, affinity(store, settings)):
         assert (await place(instance, ALICE, reference)).backend == "b"
         with pytest.raises(StateNotFound):

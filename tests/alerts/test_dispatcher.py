@@ -268,5 +268,5 @@ async def test_alerts_that_wait_are_bounded(caplog: pytest.LogCaptureFixture) ->
         raising = alerts(Receiver("slack", receiver.url))
         for number in range(300):
             raising(ejected(f"backend-{number}"))
-        assert caplog.text.count("too many alerts are on their way") == 200
+        assert caplog.text.count("alert queue is full") == 200
         await raising.close(0.1)

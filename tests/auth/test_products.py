@@ -50,7 +50,7 @@ def test_the_first_subscription_in_force_is_the_default() -> None:
         (consumer("open", "research", named="research", team="sales"), "'research'. It has subscribed to: open."),
         (consumer(named="chat"), "'chat'. It has no subscription."),
         (consumer("gone", named="gone"), "'gone'. It has no subscription."),
-        (consumer("gone", "research"), "No product of this key exists any more, or is open to its team"),
+        (consumer("gone", "research"), "were removed or are closed to its team"),
     ],
 )
 def test_a_product_without_a_subscription_in_force_is_refused(caller: Consumer, message: str) -> None:

@@ -90,7 +90,7 @@ def test_limits_count_by_what_the_policy_counts_by(tmp_path: Path, key: str, pat
         ('<rate-limit-by-key calls="@(3)" renewal-period="60" counter-key="x" />', "at run time"),
         ('<quota-by-key calls="7" renewal-period="0" counter-key="@(context.Subscription.Id)" />', "for ever"),
         ('<quota bandwidth="4000" renewal-period="3600" />', "not bytes"),
-        ('<ip-filter action="forbid"><address>10.0.0.1</address></ip-filter>', "none that may not"),
+        ('<ip-filter action="forbid"><address>10.0.0.1</address></ip-filter>', "not of forbidden ones"),
         ('<set-header name="x-team" exists-action="override"><value>a</value></set-header>', "x-team"),
         ('<cache-lookup-value key="a" variable-name="b" />', "keeps no answers"),
         ('<validate-jwt header-name="authorization"><openid-config url="https://idp/x" /></validate-jwt>', "entra.md"),
@@ -111,7 +111,7 @@ def test_what_stands_under_a_condition_is_not_taken(tmp_path: Path) -> None:
     limit = '<rate-limit-by-key calls="7" renewal-period="60" counter-key="@(context.Subscription.Id)" />'
     document, said = of(tmp_path, when.format(limit))
     assert "limits" not in document
-    assert "stands under a condition" in said
+    assert "depends on a condition" in said
 
 
 def test_the_rest_of_the_policies_that_have_a_place_here(tmp_path: Path) -> None:

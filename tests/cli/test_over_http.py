@@ -264,7 +264,7 @@ def test_without_a_management_key_the_identity_of_the_user_signs_in(simulator: S
 
 def test_commands_that_need_the_storage_say_so(run: Commands) -> None:
     for words in (("check",), ("rollup",), ("prices",), ("export",)):
-        assert "works on the storage account alone" in run.refused(*words)
+        assert "works only on the storage account" in run.refused(*words)
 
 
 def test_every_limit_is_a_column(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_claude_is_refused_where_azure_does_not_serve_it() -> None:
         [elsewhere]
     )
     own = {**OPENAI, "kind": "anthropic", "models": {"opus": "opus-5"}}
-    assert "models.opus.format: expected another" in complaint_about([own], models={"opus": {"format": "openai"}})
+    assert "models.opus.format: the backend" in complaint_about([own], models={"opus": {"format": "openai"}})
 
 
 OPENAI = {
@@ -108,10 +108,10 @@ OPENAI = {
     ("key", "value", "complaint"),
     [
         ("auth", "managed_identity", "auth: expected {api_key_env: NAME} with kind: openai, which takes no managed"),
-        ("token_scope", "x", "token_scope: expected none with kind: openai, which has no tokens of Entra ID"),
-        ("api_version", "2024-10-21", "api_version: expected none with kind: openai, which has no dated API"),
-        ("data_zone", "eu", "data_zone: expected none with kind: openai, which has no data zones"),
-        ("deployment", "regional", "deployment: expected none with kind: openai, which has no types of deployments"),
+        ("token_scope", "x", "token_scope: not allowed with kind: openai, which has no tokens of Entra ID"),
+        ("api_version", "2024-10-21", "api_version: not allowed with kind: openai, which has no dated API"),
+        ("data_zone", "eu", "data_zone: not allowed with kind: openai, which has no data zones"),
+        ("deployment", "regional", "deployment: not allowed with kind: openai, which has no types of deployments"),
         ("capacity", [{"model": "m", "units": 1, "from": "2026-01-01"}], "capacity: expected kind: provisioned"),
         ("models", {"m": "a/b"}, "models.m: expected the name of a model, got 'a/b'"),
     ],
@@ -282,7 +282,7 @@ def test_no_key_can_be_limited_to_openai() -> None:
         ("entra", entra({"app": T, "product": ""}), "entra.callers[0].product: expected one of products, which is"),
         ("entra", entra({"app": T, "limits": {"time_zone": "Mars"}}), "entra.callers[0].limits.time_zone: expected"),
         ("entra", entra({"app": T, "limit": {}}), "entra.callers[0]: Object contains unknown field `limit`"),
-        ("entra", entra({"app": T}, {"app": T, "team": None}), "entra.callers[1]: expected other callers than"),
+        ("entra", entra({"app": T}, {"app": T, "team": None}), "entra.callers[1]: duplicate of"),
         ("client_address", {"hops": 11}, "client_address.hops: Expected `int` <= 10, got 11"),
     ],
 )
@@ -694,7 +694,7 @@ def alerts(*webhooks: dict[str, Any]) -> dict[str, Any]:
         ({"kind": "teams", "url_env": "U", "secret_env": "S"}, "expected none, because teams checks no signature"),
         ({"kind": "slack", "url": "http://h.example/a-secret"}, "http is allowed for this machine only"),
         ({"kind": "slack", "url": "http://collector/a-secret"}, "http is allowed for this machine only"),
-        ({"kind": "slack", "url": "https://me:a-secret@h.example/"}, "a name and a password in it are not sent"),
+        ({"kind": "slack", "url": "https://me:a-secret@h.example/"}, "it must not contain a user name or a password"),
         ({"kind": "slack", "url": "file:///a-secret"}, "not a URL with a host"),
         ({"kind": "slack", "url": "https://[a-secret"}, "not a URL with a valid host and port"),
         ({"kind": "discord", "url_env": "U"}, "alerts.webhooks[0].kind"),
@@ -777,6 +777,6 @@ def test_models_that_replace_one_another_are_named_once_and_those_before_them_ar
     models = {name: {"replaced_by": {"model": other, "from": "2027-01-01"}} for name, other in ("xm", "mn", "nm")}
     with pytest.raises(ConfigurationError) as caught:
         parsing.parse(json.dumps(GOOD | {"models": models}), "x")
-    circles = [one for one in caught.value.complaints if "circle" in one.message]
-    assert [one.path for one in circles] == ["models.m.replaced_by.model", "models.n.replaced_by.model"]
-    assert all("m -> n -> m is a circle" in one.message for one in circles)
+    cycles = [one for one in caught.value.complaints if "cycle" in one.message]
+    assert [one.path for one in cycles] == ["models.m.replaced_by.model", "models.n.replaced_by.model"]
+    assert all("m -> n -> m is a cycle" in one.message for one in cycles)

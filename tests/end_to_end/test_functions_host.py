@@ -213,7 +213,7 @@ def test_a_runtime_library_that_is_not_as_known_is_named_on_stderr_and_serves(tm
     shutil.copy(ROOT / "host.json", tmp_path)
     with GatewayProcess("functions", {}, command=[*TRACED, str(tmp_path)], wait=False) as other:
         assert get(other, "/elsewhere").body == b"mine"
-        expected = "runtime library is not as known: expected azure-functions-runtime"
+        expected = "unsupported worker runtime library: expected azure-functions-runtime"
         eventually(lambda: expected in "".join(other.shown()))
 
 

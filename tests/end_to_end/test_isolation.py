@@ -74,7 +74,7 @@ def test_a_backend_that_names_another_callers_file_gives_it_to_nobody(
         assert client.files.content(foreign).read() == b"secret"
         assert foreign in [file.id for file in client.files.list()]
     eventually(
-        lambda: f"ALERT the backend {gateway_of(gateway, foreign)} names file {foreign}" in gateway.gateway.logs()
+        lambda: f"ALERT backend {gateway_of(gateway, foreign)} returned file {foreign}" in gateway.gateway.logs()
     )
 
 

@@ -257,7 +257,7 @@ def test_a_base_changed_on_disk_is_served_and_a_wrong_one_is_not(
         shown = again.get(PATH).json()
         assert shown["base"]["source"] == f"{base} as it was served last"
         assert shown["refused"][0]["name"] == str(base)
-        assert "the start goes back to" in restarted.logs()
+        assert "invalid; starting with" in restarted.logs()
         assert send(again, "PUT", PATH, {"models": {"gpt-4o": {"aliases": ["above"]}}}).status == 200
         assert serves(again, "above")
         base.write_text(json.dumps(good))

@@ -173,7 +173,7 @@ def test_an_object_made_at_openai_is_found_there_again(mixed: System) -> None:
     uploaded = client.files.create(file=("a.txt", b"hello"), purpose="assistants")  # next to the response
     assert client.files.content(uploaded.id).read() == b"hello"
     dated = mixed.azure().with_options(max_retries=0)
-    with pytest.raises(openai.NotFoundError, match="is a path of Azure OpenAI's"):
+    with pytest.raises(openai.NotFoundError, match="works on Azure OpenAI only"):
         dated.files.retrieve(uploaded.id)
     client.files.delete(uploaded.id)
 
@@ -289,7 +289,7 @@ def test_what_would_leave_is_refused_with_the_reason(mixed: System, model: str) 
     key = limited(mixed, regions=["swedencentral"])
     refused = ask(mixed, model, key)
     assert (refused.status, refused.error()["code"]) == (403, "region_not_allowed")
-    kind = {GLOBAL: "of the type global", ALONE: "not in a region", ZONED: "of the type data_zone"}[model]
+    kind = {GLOBAL: "the type global", ALONE: "not in a region", ZONED: "the type data_zone"}[model]
     assert kind in refused.error()["message"]
     assert asked(mixed) == []
     listed = [one["id"] for one in mixed.get("/v1/models", key).json()["data"]]

@@ -230,7 +230,7 @@ class System:
     def assert_no_defect(self, since: int = 0) -> None:
         """No traceback in the log, from this position on."""
         logs = self.gateway.logs()[since:]
-        for sign in ("Traceback", "never retrieved", "never awaited", "by a defect of the gateway"):
+        for sign in ("Traceback", "never retrieved", "never awaited", "unexpected error"):
             assert sign not in logs, logs[-6000:]
 
 

@@ -170,13 +170,13 @@ def test_a_switch_serves_from_the_beginning_of_its_day_in_utc_and_follows_the_ne
         ({"a": {"retires": "soon"}}, "models.a.retires: expected a date as 2027-02-01, got 'soon'"),
         ({"a": {"replaced_by": {"model": "x", "from": "2027-01-15"}}}, "models.a.replaced_by.model: expected a model"),
         ({"a": {"replaced_by": {"model": "next", "from": ""}}}, "models.a.replaced_by.from: expected a date"),
-        ({"a": {"replaced_by": {"model": "a", "from": "2027-01-15"}}}, "a -> a is a circle"),
+        ({"a": {"replaced_by": {"model": "a", "from": "2027-01-15"}}}, "a -> a is a cycle"),
         (
             {
                 "a": {"replaced_by": {"model": "b", "from": "2027-01-15"}},
                 "b": {"replaced_by": {"model": "a", "from": "2027-01-16"}},
             },
-            "models.a.replaced_by.model: expected another model, but a -> b -> a is a circle",
+            "models.a.replaced_by.model: a -> b -> a is a cycle",
         ),
     ],
 )

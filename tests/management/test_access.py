@@ -240,7 +240,7 @@ async def test_a_request_is_decided_only_as_it_was_read(office: Office) -> None:
         ({"product": "basic", "reason": "x"}, "expected large"),  # has it
         ({"product": "secret", "reason": "x"}, "expected large"),  # open to another team, and not named
         ({"limits": {}, "reason": "x"}, "at least one"),
-        ({"limits": {"tokens_per_minute": 1000}, "reason": "x"}, "more than the present 1000"),
+        ({"limits": {"tokens_per_minute": 1000}, "reason": "x"}, "more than the current 1000"),
         ({"limits": {"tokens_per_minute": -5}, "reason": "x"}, "limits.tokens_per_minute"),
         ({"limits": {"budget_usd": 5}, "reason": "x"}, "no such limit"),
         ({"limits": {"soft": True}, "reason": "x"}, "limits"),
@@ -258,7 +258,7 @@ async def test_what_cannot_be_asked_for_is_refused_with_what_can(office: Office,
 async def test_a_reason_with_a_key_is_refused(office: Office) -> None:
     _, key = await create_consumer(office.consumers, "bob", models=None, limits=Limits())
     error = await office.refusal(await office.caller(), "POST", AT, {"product": "large", "reason": f"for {key} ok"})
-    assert "a key in it" in error.message
+    assert "contains a key" in error.message
     assert key not in error.message
 
 

@@ -18,7 +18,7 @@ from tests.harness.system import system as start_system
 AXE = Path(__file__).parents[2] / "local" / "page" / "node_modules" / "axe-core" / "axe.min.js"
 PATIENCE = 30_000.0  # milliseconds
 expect.set_options(timeout=PATIENCE)
-# What the page does by itself is the same on both edges.
+# The page behaves the same on both edges.
 ON_ONE_EDGE = pytest.mark.parametrize("edge", ["uvicorn"], indirect=True, scope="session")
 OWNERS = "99999999-8888-7777-6666-555555555555"  # the group that owns the team `research`
 

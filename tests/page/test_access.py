@@ -33,7 +33,7 @@ def test_a_caller_asks_an_operator_approves_and_the_caller_sees_it(visit: Visit,
     page.get_by_label("Reason").fill(HOSTILE)
     visit.expected = "400"
     page.get_by_role("button", name="Send the request").click()
-    expect(page.get_by_role("alert")).to_contain_text("expected more than the present 50000")
+    expect(page.get_by_role("alert")).to_contain_text("expected more than the current 50000")
     page.get_by_label("Wanted").fill("90000")
     page.get_by_label("Wanted").press("Tab")
     expect(page.get_by_label("Reason")).to_be_focused()

@@ -145,9 +145,9 @@ async def test_openai_takes_its_turn_beside_azure_but_never_with_what_azure_alon
     assert {tuple(one.backend.name for one in routing.planned(grounded)) for _ in range(6)} == {("a",)}
     await routing.rotation.close()
     alone = Routing(openai())
-    with pytest.raises(InvalidRequest, match="data_sources is of Azure OpenAI alone"):
+    with pytest.raises(InvalidRequest, match="data_sources works on Azure OpenAI only"):
         alone.planned(grounded)
-    with pytest.raises(UnknownPath, match="is a path of Azure OpenAI's"):
+    with pytest.raises(UnknownPath, match="works on Azure OpenAI only"):
         alone.planned(parse_call(match("GET", "/openai/files"), "api-version=2024-10-21", {}, b""))
     await alone.rotation.close()
 
@@ -509,7 +509,7 @@ def test_a_refused_call_names_the_type_that_would_let_it_leave() -> None:
     routing = Routing(Backend(name="a", endpoint="https://a", region="sweden", data_zone="eu", models=models))
     limits = ((Access(data_zones=frozenset({"eu"})), "zone eu"), (Access(regions=frozenset({"sweden"})), "sweden"))
     for access, place in limits:
-        with pytest.raises(RegionNotAllowed, match=f"'m' .* are of the type global, so its calls may leave .*{place}"):
+        with pytest.raises(RegionNotAllowed, match=f"'m' .* have the type global, .* limited to .*{place}"):
             routing.order("m", Consumer("c", "x", access=access))
 
 

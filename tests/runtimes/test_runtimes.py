@@ -59,4 +59,4 @@ def test_either_server_serves_under_every_version(
         ran = gateway.administer("POST", "/admin/functions/rollup")
         assert (ran.status, ran.json()) == (202, {"problem": ""})
         eventually(lambda: running.usage_of(key)["output_tokens"] == 64)
-        assert "runtime library is not as known" not in gateway.logs()  # the pairing takes over from the coordinator
+        assert "unsupported worker runtime library" not in gateway.logs()  # the pairing takes over from the coordinator

@@ -505,7 +505,7 @@ async def test_the_estimate_stands_for_what_no_backend_tells(why: str, caplog: p
         tables.time += 300
         await application.roll_up()
         assert len(works.asked) == asked
-    assert "its estimate stands" in caplog.text
+    assert "keeping the estimate" in caplog.text
     assert tables.made()["e_est"]
     assert tables.made()["e_input"] == tables.made()["s_prompt"]
     if why != "it is under way for ever":  # for longer than the quota's period

@@ -41,4 +41,4 @@ async def test_a_writer_that_always_loses_gives_up_with_the_name_of_the_row() ->
     assert outcomes[0] == {"n": 1}
     for lost in outcomes[1:]:
         assert isinstance(lost, StoreUnavailable)
-        assert "the row p/k has too many writers" in str(lost)
+        assert "The row p/k changed during each of" in str(lost)

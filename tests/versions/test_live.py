@@ -141,7 +141,7 @@ async def test_a_restart_while_the_newest_base_is_wrong_serves_the_last_good_one
     await again.start()
     assert (again.heartbeat, again.served[-1].max_request_bytes) == (9, 2048)
     assert again.refused == [("gateway.yaml", "backends")]
-    assert "ALERT the newest configuration is refused, and the start goes back to version 1" in caplog.text
+    assert "ALERT the newest configuration is invalid; starting with version 1" in caplog.text
     await first.changes.replace({"max_request_bytes": 4096}, "ann")
     await again.live.look()
     assert again.served[-1].max_request_bytes == 4096
