@@ -57,7 +57,7 @@ class HttpResponse:
         self._connection.release()
 
     def close(self) -> None:
-        """Close the connection at once. Whoever still reads gets an error."""
+        """Close the connection at once. A pending read gets an error."""
         if self.content.exception() is None:
             self.content.set_exception(aiohttp.ClientConnectionError("Connection closed"))
         _end(self._connection)

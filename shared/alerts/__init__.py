@@ -1,4 +1,4 @@
-"""Tell people what needs them: each alert once for all instances, in the log and to the configured receivers.
+"""Alerts for people: each once for all instances, in the log and to the configured receivers.
 
 events      the alerts that there are, as values
 watch       raises them for states that last: ejected backends, safe mode, waiting usage rows

@@ -82,7 +82,7 @@ def _match(method: str, path: str) -> Route:
         raise _unknown(path)
     rest = path[prefix.end() :].removesuffix("/")
     fitting = [(row, matched) for row, pattern in _ROWS if (matched := pattern.fullmatch(rest))]
-    # A fixed word wins over an id: messages/batches is no batch.
+    # A fixed word wins over an id, as in messages/batches.
     fewest = min((len(matched.groupdict()) for _, matched in fitting), default=0)
     fitting = [(row, matched) for row, matched in fitting if len(matched.groupdict()) == fewest]
     for operation, matched in fitting:

@@ -85,7 +85,7 @@ class Identities:
         )
 
     def _warn_of_groups(self, identity: Identity) -> None:
-        """Tell the operator, once per caller, that rules for groups do not match one who may be in these groups."""
+        """Warn, once per caller, that no rule for a group can match because the caller's groups are not known."""
         if self._lacks_groups(identity) and identity.consumer_id not in self._warned:
             self._warned[identity.consumer_id] = None
             logger.warning("the groups of %s are not known: %s", identity.consumer_id, _GROUPS_MISSING)

@@ -1,4 +1,4 @@
-"""Tells answers that are empty because reasoning took all the tokens that the call allowed."""
+"""Detects answers that are empty because reasoning took all the tokens that the call allowed."""
 
 import msgspec
 

@@ -178,7 +178,7 @@ def is_about_another_model(status: int, report: bytes, own: Iterable[str], other
 
 
 def _whole(name: str) -> str:
-    """The pattern of a model's name that is no part of a longer one."""
+    """The pattern of a model's name that is not part of a longer one."""
     return rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)"
 
 

@@ -24,7 +24,7 @@ _NO_BOUND = b"null"
 _NULL = msgspec.Raw(b"null")
 _decode, _encode = msgspec.json.decode, msgspec.json.encode
 _Fields = dict[str, msgspec.Raw]
-_OTHER_SHAPES = (LookupError, TypeError, AttributeError, ValueError, OverflowError)  # of an answer that is no chat's
+_OTHER_SHAPES = (LookupError, TypeError, AttributeError, ValueError, OverflowError)  # of an answer that is not a chat's
 
 
 def translated(call: Call) -> "tuple[Call, Rendering]":
@@ -142,7 +142,7 @@ class Rendering:
 
 
 def _rendered(data: bytes, render: Any) -> bytes:
-    """The same object if it is no answer of a chat; empty if nothing is left of it."""
+    """The same object if it is not an answer of a chat; empty if nothing is left of it."""
     try:
         answer = _decode(data, type=_Fields)
         choices = _decode(answer["choices"], type=list[msgspec.Raw])

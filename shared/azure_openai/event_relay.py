@@ -140,7 +140,7 @@ class EventRelay:
 
     @property
     def may_go_on(self) -> bool:
-        """True if more may follow the end: it is no end marker, or its last line end may be only half of CR LF."""
+        """True if more may follow the end: it is not an end marker, or its last line end may be only half of CR LF."""
         return not self.reader.marked or self._kept.endswith(b"\r")
 
     @property

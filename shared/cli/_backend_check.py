@@ -119,7 +119,7 @@ class _Answer(NamedTuple):
 
 
 def _is_of_another_kind(api: Api, error: openai.APIStatusError, *, last: bool) -> bool:
-    """True if a model may have rejected a call only because it is no call of its kind."""
+    """True if a model may have rejected a call only because it is not a call of its kind."""
     if api == "openai":  # "not a chat model", "not allowed to generate embeddings": without a code
         return error.code is None and error.status_code in (400, 403, 404)
     # Some models reject the parameters of a kind with other errors.

@@ -41,7 +41,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def read_csv(file: Path) -> list[dict[str, Any]]:
-    """The consumers of a CSV file. An empty cell is a field's default. Exits with 2 for what is no such file."""
+    """The consumers of a CSV file. An empty cell is a field's default. Exits with 2 for an invalid file."""
     try:
         rows = list(csv.DictReader(io.StringIO(text_of(file), newline=""), strict=True))
     except csv.Error as error:
@@ -99,7 +99,7 @@ def _number(text: str) -> Any:
 
 def read_yaml(file: Path) -> list[dict[str, Any]]:
     """The consumers of a YAML or JSON file. A field that a consumer lacks gets its default, except the state. Exits
-    with 2 for what is no such file."""
+    with 2 for an invalid file."""
     try:
         document = yaml.safe_load(text_of(file))
     except yaml.YAMLError as error:

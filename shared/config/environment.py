@@ -102,7 +102,7 @@ def source(environ: Mapping[str, str] = os.environ) -> Source:
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings of this process from a base document that is no blob, without versions. Raises
+    """Read the settings of this process from a base document that is not a blob, without versions. Raises
     `ConfigurationError` with all complaints, one per line."""
     place = source(environ)
     return settings(parse(place.read(), place.name), place.name, environ)

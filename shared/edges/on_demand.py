@@ -23,7 +23,7 @@ class OnDemand:
     """Builds the application with the first request, in its event loop.
 
     A wrong configuration does not stop the start: the Functions host hides the reason of a failed import, and answers
-    404. The reason is printed in one line on stderr instead, and every request gets 503. There is no orderly end
+    404. The reason is printed in one line on stderr instead, and every request gets 503. There is no shutdown hook
     either: the host kills the process."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:

@@ -112,7 +112,7 @@ class NoWebSockets(AttemptFailed):
 
 
 class InvalidAnswer(AttemptFailed):
-    """An answer that Azure OpenAI does not give."""
+    """An invalid answer, such as that of a proxy in between."""
 
 
 def failure_in_answer(
@@ -256,7 +256,7 @@ def failure_of_transport(
 
 
 def _is_answer(call: Call, response: BackendResponse, body: bytes) -> bool:
-    """Tell an answer of Azure OpenAI's from a proxy's page with status 200."""
+    """True for an answer of Azure OpenAI, False for a proxy's page with status 200."""
     if response.status == 204 and call.operation.metered == "none":
         return True
     return (call.operation.free_form and response.content_type != "text/html") or metering.is_json_object(body)
@@ -273,7 +273,7 @@ def _failed_spillover(target: Target, headers: Mapping[str, str]) -> str:
 
 
 def _is_error(body: bytes) -> bool:
-    """Tell an error in OpenAI's shape, which the caller may see, from a proxy's page."""
+    """True for an error in OpenAI's shape, which the caller may see, False for a proxy's page."""
     with contextlib.suppress(*UNREADABLE):
         return isinstance(msgspec.json.decode(body, type=Mapping[str, object]).get("error"), Mapping)
     return False

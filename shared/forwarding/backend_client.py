@@ -233,7 +233,7 @@ class BackendClient:
         )
 
     def _report(self, call: Call, target: Target, failed: AttemptFailed) -> None:
-        """Tell the breakers of a failure, and people of one that concerns the gateway's credentials."""
+        """Report a failure to the breakers, and raise an alert if it concerns the gateway's credentials."""
         if isinstance(failed, AccessDenied) and failed.status in (401, 403, 429):
             self._alert(credentials_refused(target.backend.name, target.deployment, failed.problem, time.time()))
         match failed:

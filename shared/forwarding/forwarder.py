@@ -72,7 +72,7 @@ class Forwarder:
 
     async def get(self, backend: Backend, kind: str, path: str, request_id: str) -> Answer:
         """Ask a backend, in the gateway's own name, for an object of this kind, or what it has, by its path below
-        `/v1/`. Whoever receives the answer closes it. Raises `StateUnavailable` if the backend does not answer, and
+        `/v1/`. The receiver of the answer closes it. Raises `StateUnavailable` if the backend does not answer, and
         `UnknownPath` or `InvalidRequest` for a path that no object of its API has."""
         path, _, query = path.partition("?")
         table = messages_operations if KINDS[kind].format == "anthropic" else operations

@@ -91,7 +91,7 @@ class LiveCalls:
             listener.put(event)
 
     def tried(self, request_id: str, number: int, attempt: Attempt) -> None:
-        """Tell of an attempt that has ended, given its number among those of its call."""
+        """Report an attempt that has ended. `number`: its place among those of its call."""
         target = attempt.target
         self.tell(
             "try",
@@ -112,7 +112,7 @@ class LiveCalls:
     def refused(
         self, request_id: str, consumer: Consumer | None, model: str, error: GatewayError, milliseconds: float
     ) -> None:
-        """Tell of a call that was refused before it was on record. `consumer` None: it is unknown; `model`: its
+        """Report a call that was refused before it was on record. `consumer` None: it is unknown; `model`: its
         configured name, or ""."""
         self.tell(
             "refused",

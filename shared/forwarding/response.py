@@ -61,11 +61,11 @@ def returned_headers(call: Call, headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
-    """An answer whose body is still arriving, served by `target`. Whoever relays it closes it.
+    """An answer whose body is still arriving, served by `target`. The relay closes it.
 
     `headers`: those that the caller receives. `head`: the part of the body read so far, as much of it as may go to the
     caller; `body` meters what `content` brings. `deadline`: the latest end of the body, on the event loop's clock;
-    `silence`: the longest pause in it, in seconds. Whoever reads the body calls `heard` for each chunk. `ended` is
+    `silence`: the longest pause in it, in seconds. The reader of the body calls `heard` for each chunk. `ended` is
     called once, by the first `close`.
     """
 

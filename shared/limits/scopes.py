@@ -181,7 +181,7 @@ def of_all(consumers: Iterable[Consumer], configuration: Configuration) -> Itera
 
 
 def _with_settings_of(of_key: Limits, of_model: Limits) -> Limits:
-    """Limits on a model, with the key's settings, which are no limits, unless they have their own."""
+    """Limits on a model. Settings that are not limits are the key's, unless these limits have their own."""
     return msgspec.structs.replace(
         of_model,
         time_zone=of_model.time_zone or of_key.time_zone,

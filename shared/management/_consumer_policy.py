@@ -171,7 +171,7 @@ _QUOTAS: dict[str, tuple[str, Period]] = {
     "request_quota": ("request_quota_period", "day"),
     "budget_usd": ("budget_period", "month"),
 }
-# Settings that are no limits, each with its default: how much further they let calls go.
+# Settings that are not limits, each with its default: how much further they let calls go.
 _LOOSER: dict[str, tuple[Any, dict[Any, int]]] = {
     "soft": (False, {True: 1}),
     "quota_counts": ("all", {"success": 1}),
@@ -181,7 +181,7 @@ _HOURS = {"hour": 1, "day": 24, "week": 168, "month": 744}
 
 
 def _above(own: Limits, team: Limits, before: Limits) -> str:
-    """The first changed limit or setting that is above those for a team, or "". 0 is no limit, and so above any."""
+    """The first changed limit or setting that is above those for a team, or "". 0 means no limit: above any."""
     if team != Limits():
         for name, (usual, looser) in _LOOSER.items():
             now, *allowed = (looser.get(getattr(limits, name) or usual, 0) for limits in (own, before, team))

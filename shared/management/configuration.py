@@ -165,7 +165,7 @@ def _etag(number: int) -> dict[str, str]:
 
 
 def _expected(if_match: str | None) -> int | None:
-    """The version that an ETag names. Raises `ChangedMeanwhile` for one that is no version's."""
+    """The version that an ETag names. Raises `ChangedMeanwhile` for any other ETag."""
     if if_match is None:
         return None
     number = if_match.removeprefix("W/").strip('"')

@@ -1,7 +1,7 @@
 """Readiness of this process: `/readyz`. Liveness is `/healthz`, which has no dependencies.
 
-The configuration was read at the start. Checked are the table, and that every model has a backend that is neither
-ejected nor throttled. All instances share such faults, so readiness is for the start of a pod, for deployments and for
+Checks the table, and that every model has a backend that is neither ejected nor throttled; a served configuration is
+always valid. All instances share such faults, so readiness is for the start of a pod, for deployments and for
 monitors. Do not take running instances out of service by it: they go on serving while the table is out of reach.
 """
 

@@ -29,7 +29,7 @@ _MODEL, _STREAM, _PURPOSE, _FILE = b"model", b"stream", b"purpose", b"file"
 
 
 class Upload:
-    """The body of one request. Whoever answers the request closes it."""
+    """The body of one request. It must be closed when the request is answered."""
 
     def __init__(
         self, receive: Receive, headers: Mapping[str, str], most: int, deadline: BodyDeadline, buffer: Buffer
@@ -40,7 +40,7 @@ class Upload:
         self._most = most
         if self._length is not None and self._length > most:
             raise self._too_large()
-        self.error: Exception | None = None  # the reason for which the body ended early, which is no backend's
+        self.error: Exception | None = None  # the reason for which the body ended early, not the backend's fault
         self._parting = multipart.boundary(headers.get("content-type", ""))
         self._fields = multipart.FormFields(self._parting, noted=frozenset((_STREAM, _PURPOSE)))
         self._lines: BatchLines | None = None

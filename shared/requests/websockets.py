@@ -12,7 +12,7 @@ _NO_WEBSOCKETS = (
 )
 _KEY = "openai-insecure-api-key."  # pages send no headers with an upgrade, so the key is in a subprotocol
 _REALTIME_BETA = "openai-beta.realtime-v1"
-_UNSPOKEN = (_KEY, "openai-beta.", "openai-organization.", "openai-project.")  # the beginnings of what is no protocol
+_UNSPOKEN = (_KEY, "openai-beta.", "openai-organization.", "openai-project.")  # of entries that are no protocols
 
 
 def websocket_refused(path: str) -> GatewayError:

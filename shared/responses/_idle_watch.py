@@ -17,7 +17,7 @@ class Watch:
 
     def __init__(self, answer: OpenAnswer, timeout: asyncio.Timeout, send: Send, heartbeat: float) -> None:
         """`timeout`: of the whole answer. `heartbeat`: seconds until a silent stream gets a comment; 0: never."""
-        self._waits = False  # for a chunk; else for the caller to take one, which is no silence
+        self._waits = False  # for a chunk; else for the caller to take one, which does not count as silence
         self._loop = asyncio.get_running_loop()
         self._events = answer.events
         self._longest = answer.silence

@@ -50,7 +50,7 @@ class QuotaReading(msgspec.Struct, frozen=True):
         return (tokens_left is not None and tokens_left < tokens) or (requests_left is not None and requests_left < 1)
 
     def tokens_left(self, sent: Sent, now: float) -> float | None:
-        """The tokens left, less those sent since; None if there is no current number."""
+        """The tokens left, less those sent since; None if no current number is known."""
         if self.tokens is None or now >= self.tokens_until:
             return None
         return self.tokens - (sent.tokens - self.mark.tokens)

@@ -192,7 +192,7 @@ class Settler:
         if await self._index.mark_settled(row):
             for usage, target in charges:
                 self._report(work, usage, target)
-            # The reservation of what is lost stands, unless it has shown more.
+            # Keep the reservation of lost work, unless more usage than that was seen.
             tokens = sum(usage.input_tokens + usage.output_tokens for usage in usages)
             if not lost or any(hold.tokens < tokens for hold in work.held.values()):
                 await self._correct_limits(work, charges)

@@ -138,7 +138,7 @@ class Connection:
             self._conversation.consumer = consumer
 
     async def _report(self, error: GatewayError, own_id: str) -> None:
-        """Tell the caller why an event of its does not pass, or why the connection ends."""
+        """Report to the caller why its event does not pass, or why the connection ends."""
         self._errors += 1
         request_id = self._admitted.received.request_id
         operation, number = self._admitted.call.operation, f"{request_id}_{self._errors}"

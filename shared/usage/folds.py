@@ -52,7 +52,7 @@ class Counts(TokenCounts, frozen=True):
 
     Of the callers' `requests`, `errors` failed, `hung_up` lost their caller, `estimated` have estimated tokens, and
     `empty` got an answer without content, because reasoning took all their tokens.
-    On separate lines are `refused` calls, which are no requests, and `charges`, attempts that did not answer a caller.
+    Separate lines have `refused` calls, which are not requests, and `charges`, attempts that did not answer a caller.
     """
 
     requests: int = 0
@@ -154,7 +154,7 @@ def bounded_by_user(lines: Lines) -> Lines:
 
 
 def with_users(lines: Lines, users: Lines) -> Lines:
-    """Tell users apart in the lines of a fold, by the lines of the fold of users. The sums stay: what no user took is
+    """Split the lines of a fold by user, by the lines of the fold of users. The sums stay: what no user took is
     left to nobody, and what the lines do not have (yet) is left out."""
     left, told = dict(lines), Lines()
     for line, counts in users.items():

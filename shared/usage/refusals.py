@@ -116,5 +116,5 @@ def _row(refused: Refused, key: str, model: str, error: GatewayError, call: str,
 
 def _printable(text: str) -> str:
     """A text that a caller may have written, without what a table may not take: controls, halves of characters and
-    what is no character."""
+    noncharacters."""
     return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)

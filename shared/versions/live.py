@@ -1,7 +1,7 @@
-"""The configuration that this process serves: found at the start, and looked for again every 15 s.
+"""The configuration that this process serves: loaded at the start, and checked for changes every 15 s.
 
-Newest is the base document as it is now, with the version that is current now. What cannot be used is refused with all
-complaints, and the last good one goes on: in this process, and over the table in one that starts meanwhile."""
+The newest configuration is the current base document with the current version. If it cannot be used, it is refused with
+all complaints, and the last good one stays: in this process, and through the table in one that starts meanwhile."""
 
 import asyncio
 import logging
@@ -161,7 +161,7 @@ class Live:
                 self._remembered = True
 
     async def _newest_text(self) -> str | ConfigurationError:
-        """The text of the base document as it is now; as it was, if it is out of reach: operators go on over it."""
+        """The current text of the base document; the last one if it cannot be read, so that operators can go on."""
         try:
             text, self._unread = await self._read(), ""
             return text
