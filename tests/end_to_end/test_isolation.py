@@ -80,7 +80,7 @@ def test_a_backend_that_names_another_callers_file_gives_it_to_nobody(
 
 def gateway_of(gateway: System, file: str) -> str:
     """The backend that keeps a file, as the log has it."""
-    return gateway.gateway.logs().partition(f" names file {file}")[0].rpartition(" ")[2]
+    return gateway.gateway.logs().partition(f" returned file {file}")[0].rpartition(" ")[2]
 
 
 def test_an_id_in_the_free_json_of_a_tool_server_is_not_read(gateway: System, owner: str, stranger: str) -> None:
