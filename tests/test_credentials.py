@@ -182,7 +182,7 @@ REFUSED = (
     [
         (ClientAuthenticationError(REFUSED), "check AZURE_CLIENT_ID"),
         (CredentialUnavailableError(REFUSED), "assign a managed identity"),
-        (ServiceRequestError(REFUSED), "out of reach"),
+        (ServiceRequestError(REFUSED), "cannot be reached"),
         (ValueError(REFUSED), "the log has the reason"),
     ],
 )

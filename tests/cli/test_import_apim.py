@@ -57,7 +57,7 @@ def test_every_policy_is_named_with_its_line() -> None:
         if name in ("base", "retry", "rate-limit-by-key", "quota-by-key", "set-backend-service", "forward-request"):
             assert f"line {line}, {name}: " in said
     left = said.partition("not carried over:")[2]
-    assert left.split() == ["line", "14,", "dimension:", "Client", "IP:", "no", "dimension", "of", "the", "metrics"]
+    assert left.split() == "line 14, dimension: Client IP: not a dimension of the metrics".split()
 
 
 def test_strict_ends_with_3_if_anything_is_left_out() -> None:
@@ -86,7 +86,10 @@ def test_limits_count_by_what_the_policy_counts_by(tmp_path: Path, key: str, pat
     [
         ('<rate-limit-by-key calls="7" renewal-period="60" counter-key="@(context.Product.Id)" />', "shared_limits"),
         ('<rate-limit-by-key calls="7" renewal-period="60" counter-key="all" />', "one counter for all callers"),
-        ('<rate-limit-by-key calls="7" renewal-period="60" counter-key="@(a + b)" />', "does not know"),
+        (
+            '<rate-limit-by-key calls="7" renewal-period="60" counter-key="@(a + b)" />',
+            "counts by something else than keys",
+        ),
         ('<rate-limit-by-key calls="@(3)" renewal-period="60" counter-key="x" />', "at run time"),
         ('<quota-by-key calls="7" renewal-period="0" counter-key="@(context.Subscription.Id)" />', "for ever"),
         ('<quota bandwidth="4000" renewal-period="3600" />', "not bytes"),
@@ -181,12 +184,12 @@ def test_the_specification_tells_backend_version_and_deployments(tmp_path: Path)
     ("policy", "problem"),
     [
         ('<!DOCTYPE p [<!ENTITY a "aaaa">]>\n<policies>&a;</policies>', "line 1: expected no document type"),
-        ("<policies>\n<inbound>&a;</inbound></policies>", "line 2: is no XML"),
-        ("<policies>\n<inbound></policies>", "line 2: is no XML"),
+        ("<policies>\n<inbound>&a;</inbound></policies>", "line 2: is not XML"),
+        ("<policies>\n<inbound></policies>", "line 2: is not XML"),
         ('<policies>\n<inbound>\n<x a="@(b" /></inbound></policies>', "line 3: expected the end of the expression"),
-        ("<a>" * 101 + "</a>" * 101, "at most 100 elements"),
+        ("<a>" * 101 + "</a>" * 101, "at most 100 nested elements"),
         ("<html></html>", "expected <policies> or <fragment>"),
-        ("", "is no XML"),
+        ("", "is not XML"),
         (" " * 1_048_577, "expected at most 1048576 bytes"),
     ],
 )
