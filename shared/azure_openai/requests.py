@@ -92,9 +92,7 @@ def parse_upload(route: Route, query: str, headers: Mapping[str, str], model: st
 
 
 def _missing_model() -> InvalidRequest:
-    return InvalidRequest(
-        "The field `model` is missing: name the model to call.", param="model", code="missing_model"
-    )
+    return InvalidRequest("The field `model` is missing: name the model to call.", param="model", code="missing_model")
 
 
 def _bodiless(route: Route, query: str, headers: Mapping[str, str]) -> Call:

@@ -57,7 +57,7 @@ def test_every_policy_is_named_with_its_line() -> None:
         if name in ("base", "retry", "rate-limit-by-key", "quota-by-key", "set-backend-service", "forward-request"):
             assert f"line {line}, {name}: " in said
     left = said.partition("not carried over:")[2]
-    assert left.split() == "line 14, dimension: Client IP: not a dimension of the metrics".split()
+    assert " ".join(left.split()) == "line 14, dimension: Client IP: not a dimension of the metrics"
 
 
 def test_strict_ends_with_3_if_anything_is_left_out() -> None:
