@@ -10,7 +10,7 @@ from shared.affinity.directory import ObjectDirectory
 from shared.affinity.pending import PendingWork
 from shared.azure_openai import references
 from shared.azure_openai.batch_lines import BatchSize
-from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.json_body import UNREADABLE, reader
 from shared.azure_openai.metering import UNFINISHED
 from shared.types import Call, Consumer, Reference
 
@@ -42,7 +42,7 @@ class _Event(msgspec.Struct):
     response: _Object | None = None
 
 
-_decode_object = msgspec.json.Decoder(_Object).decode
+_read_object = reader(_Object)
 _decode_event = msgspec.json.Decoder(_Event).decode
 # Objects that finish after their call.
 _BY_FAMILY = {"responses": "response", "threads": "run", "batches": "batch", "messages": "message_batch"}
@@ -95,12 +95,7 @@ class ObjectRecorder:
         if status >= 300:
             return
         call, objects = self._call, list[Reference]()
-        try:
-            made = _decode_object(body)
-        except UNREADABLE:
-            made = _Object()
-        if location:
-            made = _Object(location.rpartition("/")[2])
+        made = _Object(location.rpartition("/")[2]) if location else _read_object(body)
         if made.id and call.makes:
             pending = self.deferred and (made.status in UNFINISHED or made.processing_status is not None)
             objects.append(Reference(call.makes, made.id))

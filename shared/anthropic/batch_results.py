@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai import references
-from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.json_body import UNREADABLE, reader
 from shared.azure_openai.usage_objects import UsageObject
 from shared.token_classes import TOKEN_CLASSES, UNITS
 from shared.types import BATCH, Reference, Usage, long_context
@@ -39,15 +39,7 @@ class BatchState(msgspec.Struct, frozen=True):
         return count if isinstance(count, int) else 0
 
 
-_decode_state = msgspec.json.Decoder(BatchState).decode
-
-
-def state_of(body: bytes) -> BatchState:
-    """The state in the body of a batch; an empty one if it cannot be read."""
-    try:
-        return _decode_state(body)
-    except UNREADABLE:
-        return BatchState()
+state_of = reader(BatchState)  # of the body of a batch
 
 
 class _Message(msgspec.Struct):

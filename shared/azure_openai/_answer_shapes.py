@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.json_body import UNREADABLE, reader
 from shared.azure_openai.usage_objects import NO_TOOLS, UsageObject
 from shared.token_classes import TOOLS
 
@@ -59,20 +59,20 @@ class _Item(msgspec.Struct):
     action: _Action | None = None
 
 
-class _Made(msgspec.Struct):
+class _Made(msgspec.Struct, frozen=True):
     output: list[_Item] = []
 
 
 class _MadeInEvent(msgspec.Struct):
-    response: _Made
+    response: _Made = _Made()
 
 
 class _Done(msgspec.Struct):
     item: _Item
 
 
-_decode_made = msgspec.json.Decoder(_Made).decode
-_decode_made_in_event = msgspec.json.Decoder(_MadeInEvent).decode
+_read_made = reader(_Made)
+_read_made_in_event = reader(_MadeInEvent)
 _decode_done = msgspec.json.Decoder(_Done).decode
 
 
@@ -81,10 +81,7 @@ def tools_called(data: bytes, *, event: bool = False) -> Mapping[str, int]:
     if b"_call" not in data:
         return NO_TOOLS
     tools = ToolCalls()
-    try:
-        tools.add((_decode_made_in_event(data).response if event else _decode_made(data)).output)
-    except UNREADABLE:
-        return NO_TOOLS
+    tools.add((_read_made_in_event(data).response if event else _read_made(data)).output)
     return tools.counted
 
 

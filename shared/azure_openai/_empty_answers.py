@@ -3,7 +3,7 @@
 import msgspec
 
 from shared.azure_openai._answer_shapes import Choice
-from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.json_body import reader
 from shared.types import Usage
 
 _STEP = 64  # some models report their reasoning in such steps, so a rest below it may be reasoning, too
@@ -17,7 +17,7 @@ class _Item(msgspec.Struct):
     type: str = ""
 
 
-class _Ending(msgspec.Struct):
+class _Ending(msgspec.Struct, frozen=True):
     """A chat completion, or a response."""
 
     choices: list[Choice] = []
@@ -33,11 +33,11 @@ class _Ending(msgspec.Struct):
 
 
 class _LastEvent(msgspec.Struct):
-    response: _Ending
+    response: _Ending = _Ending()
 
 
-_decode_ending = msgspec.json.Decoder(_Ending).decode
-_decode_last_event = msgspec.json.Decoder(_LastEvent).decode
+_read_ending = reader(_Ending)
+_read_last_event = reader(_LastEvent)
 
 
 def may_be_empty(usage: Usage) -> bool:
@@ -50,8 +50,5 @@ def marked(usage: Usage, data: bytes, *, event: bool = False) -> Usage:
     stream, instead of a whole answer."""
     if not may_be_empty(usage):
         return usage
-    try:
-        ending = _decode_last_event(data).response if event else _decode_ending(data)
-    except UNREADABLE:
-        return usage
+    ending = _read_last_event(data).response if event else _read_ending(data)
     return msgspec.structs.replace(usage, empty=True) if ending.is_empty() else usage

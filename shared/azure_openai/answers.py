@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from shared.azure_openai.apis import APIS
-from shared.azure_openai.json_body import UNREADABLE
+from shared.azure_openai.json_body import reader
 from shared.azure_openai.operations import PREFIXES, SEGMENT
 from shared.config.document import Api, FallbackReason
 from shared.types import Call, Surface
@@ -92,15 +92,12 @@ class _Failing(msgspec.Struct):
     message: Any = None
 
 
-_decode_failing = msgspec.json.Decoder(_Failing).decode
+_read_failing = reader(_Failing)
 
 
 def reported_error(data: bytes) -> ReportedError | None:
     """The error that a body or the payload of an event reports; None if it reports none."""
-    try:
-        read = _decode_failing(data)
-    except UNREADABLE:
-        return None
+    read = _read_failing(data)
     for error in (read.error, read.response and read.response.error, read.last_error):
         if isinstance(error, dict):
             return ReportedError(*(_text(error.get(name)) for name in ("code", "type", "message")))

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai import references
-from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
+from shared.azure_openai.json_body import JsonFields, reader, top_level
 from shared.azure_openai.outline import LARGE, Outline
 from shared.errors import InvalidRequest
 
@@ -45,7 +45,7 @@ class _Body(msgspec.Struct):
     model: Any = ""
 
 
-_decode_body = msgspec.json.Decoder(_Body).decode
+_read_body = reader(_Body)
 
 
 class BatchLines:
@@ -112,10 +112,7 @@ class BatchLines:
         size = self._size
         model = size.model
         if not model:
-            try:
-                named = _decode_body(body).model
-            except UNREADABLE:
-                named = ""
+            named = _read_body(body).model
             model = named[:128] if isinstance(named, str) else ""
         answers = size.answers + (_ENDPOINTS.get(endpoint, "") in _ANSWERED)
         self._size = BatchSize(size.bytes + len(body), answers, model)

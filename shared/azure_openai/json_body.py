@@ -33,6 +33,19 @@ _decoder: Callable[[Any], Callable[[bytes], Any]] = functools.cache(
 )
 
 
+def reader[S: msgspec.Struct](kind: type[S]) -> Callable[[bytes], S]:
+    """Return a function that reads JSON as a kind whose fields all have defaults. What cannot be read has these."""
+    decode = msgspec.json.Decoder(kind).decode
+
+    def read(body: bytes) -> S:
+        try:
+            return decode(body)
+        except UNREADABLE:
+            return kind()
+
+    return read
+
+
 class JsonFields:
     """The values at the top level of a body, each decoded on demand."""
 

@@ -10,7 +10,7 @@ import msgspec
 from shared.azure_openai._answer_shapes import Answer, Choice, decode_answer, text_of, tools_called
 from shared.azure_openai._empty_answers import marked
 from shared.azure_openai.answers import error_code
-from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
+from shared.azure_openai.json_body import UNREADABLE, JsonFields, reader, top_level
 from shared.azure_openai.outline import PIECE, Outline
 from shared.azure_openai.usage_objects import USAGE_TAIL, short_text, usage_at_end
 from shared.errors import GatewayError, InvalidRequest
@@ -73,11 +73,12 @@ class _Steps(msgspec.Struct):
     data: list[_Step] = []
 
 
-_decode_run = msgspec.json.Decoder(_Run).decode
-_decode_steps = msgspec.json.Decoder(_Steps).decode
-_decode_unmetered = msgspec.json.Decoder(_Unmetered).decode
-_decode_choices = msgspec.json.Decoder(_Choices).decode
-_decode_output = msgspec.json.Decoder(_Output).decode
+_read_answer = reader(Answer)
+_read_run = reader(_Run)
+_read_steps = reader(_Steps)
+_read_unmetered = reader(_Unmetered)
+_read_choices = reader(_Choices)
+_read_output = reader(_Output)
 
 
 def is_json_object(body: bytes) -> bool:
@@ -100,10 +101,7 @@ def usage_in_answer(call: Call, status: int, body: bytes) -> Usage:
     if status >= 300:
         refused = status == 400 and metered in ("tokens", "input") and error_code(body) == "content_filter"
         return Usage(input_tokens=call.input_estimate, estimated=True) if refused else Usage()
-    try:
-        answer = decode_answer(body)
-    except UNREADABLE:
-        answer = Answer()
+    answer = _read_answer(body)
     needed = metered in ("images", "audio", "once") or answer.usage is None
     unmetered = _read_unmetered(body) if needed else _Unmetered()
     images = len(unmetered.data) if metered == "images" else 0
@@ -142,10 +140,7 @@ def status_of(body: bytes) -> str:
 
 def output_in(body: bytes) -> int:
     """An estimate of the tokens of the text in a response's output."""
-    try:
-        items = _decode_output(body).output
-    except UNREADABLE:
-        return 0
+    items = _read_output(body).output
     texts = (len(item.arguments or "") + sum(len(part.text) for part in item.content or ()) for item in items)
     return sum(texts) // 4
 
@@ -161,19 +156,13 @@ def completed_share(body: bytes) -> float:
 
 def tools_of_run(body: bytes) -> frozenset[str]:
     """The types of the tools that a run may call."""
-    try:
-        return frozenset(tool.type for tool in _decode_run(body).tools)
-    except UNREADABLE:
-        return frozenset()
+    return frozenset(tool.type for tool in _read_run(body).tools)
 
 
 def tools_in_steps(body: bytes) -> Mapping[str, int]:
     """The charged calls of tools in the steps of a run, by the field of `Usage`: each search of files, and one session
     of the code interpreter, which a run keeps."""
-    try:
-        steps = _decode_steps(body).data
-    except UNREADABLE:
-        return {}
+    steps = _read_steps(body).data
     called = Counter(call.type for step in steps if step.step_details for call in step.step_details.tool_calls)
     counts = {"file_searches": called["file_search"], "code_sessions": min(1, called["code_interpreter"])}
     return {field: count for field, count in counts.items() if count}
@@ -181,10 +170,7 @@ def tools_in_steps(body: bytes) -> Mapping[str, int]:
 
 def reported_usage(body: bytes) -> Usage | None:
     """The usage in a body, if it reports one."""
-    try:
-        answer = decode_answer(body)
-    except UNREADABLE:
-        return None
+    answer = _read_answer(body)
     return None if answer.usage is None else answer.usage.value(answer.model, answer.service_tier)
 
 
@@ -206,13 +192,6 @@ def spoken_characters(call: Call) -> int:
         return 0
 
 
-def _read_unmetered(body: bytes) -> _Unmetered:
-    try:
-        return _decode_unmetered(body)
-    except UNREADABLE:
-        return _Unmetered()
-
-
 def _seconds(duration: object) -> float:
     """The duration of audio, which older API versions report as text."""
     try:
@@ -223,11 +202,7 @@ def _seconds(duration: object) -> float:
 
 
 def _characters_in(body: bytes) -> int:
-    try:
-        choices = _decode_choices(body).choices
-    except UNREADABLE:
-        return 0
-    return sum(len(text_of(piece)) for choice in choices for piece in choice.pieces())
+    return sum(len(text_of(piece)) for choice in _read_choices(body).choices for piece in choice.pieces())
 
 
 class BodyMeter:

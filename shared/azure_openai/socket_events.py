@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shared.azure_openai import model_paths, references
-from shared.azure_openai.json_body import UNREADABLE, JsonFields, top_level
+from shared.azure_openai.json_body import JsonFields, reader, top_level
 from shared.azure_openai.outline import Outline
 from shared.azure_openai.sockets import CREATE_RESPONSE, REALTIME
 from shared.azure_openai.usage_objects import UsageObject
@@ -88,7 +88,7 @@ class _Audio(msgspec.Struct):
     input: _Input | None = None
 
 
-class _Session(msgspec.Struct):
+class _Session(msgspec.Struct, frozen=True):
     audio: _Audio | None = None
     input_audio_transcription: _Transcription | None = None
 
@@ -113,12 +113,12 @@ class _Transcribed(msgspec.Struct):
 
 
 class _Settings(msgspec.Struct):
-    session: _Session
+    session: _Session = _Session()
 
 
-_decode = msgspec.json.Decoder(_Backends).decode
-_decode_transcribed = msgspec.json.Decoder(_Transcribed).decode
-_decode_settings = msgspec.json.Decoder(_Settings).decode
+_read = reader(_Backends)
+_read_transcribed = reader(_Transcribed)
+_read_settings = reader(_Settings)
 
 
 class BackendEvent(msgspec.Struct, frozen=True):
@@ -150,15 +150,9 @@ class BackendEvent(msgspec.Struct, frozen=True):
         return self.type in _SETTINGS
 
 
-UNKNOWN = BackendEvent("")
-
-
 def backends(message: bytes) -> BackendEvent:
-    """Read a backend's event; `UNKNOWN` for one that cannot be read, which passes as it is."""
-    try:
-        read = _decode(message)
-    except UNREADABLE:
-        return UNKNOWN
+    """Read a backend's event. One that cannot be read has no type, and passes as it is."""
+    read = _read(message)
     kind = _text(read.type)
     status = 0
     if kind == "error":
@@ -177,20 +171,14 @@ def backends(message: bytes) -> BackendEvent:
 
 def transcription(message: bytes) -> Usage | None:
     """Return the usage that the transcription of a caller's speech reports; None if it reports none."""
-    try:
-        usage = _decode_transcribed(message).usage
-    except UNREADABLE:
-        return None
+    usage = _read_transcribed(message).usage
     return None if usage is None else usage.value()
 
 
 def transcriber(message: bytes) -> str:
     """Return the model that transcribes the speech of a session's caller, in the backend's words; "": the
     event names none."""
-    try:
-        session = _decode_settings(message).session
-    except UNREADABLE:
-        return ""
+    session = _read_settings(message).session
     transcribing = session.input_audio_transcription
     if session.audio is not None and session.audio.input is not None:
         transcribing = session.audio.input.transcription or transcribing
