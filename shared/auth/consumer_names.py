@@ -32,13 +32,14 @@ class ConsumerNames:
     async def claim(self, name: str, consumer_id: str) -> str | None:
         """Claim a name for a consumer that is about to be written. Return the id of another that has it, or None."""
         key = _key(name)
-        for _ in range(conditional.TRIES):
+        for attempt in range(conditional.TRIES):
             row = await self._table.get(_PARTITION, key)
             if holder := await self._holder(name, consumer_id, row):
                 return holder
             claim = _claim(consumer_id, self._store.now())
             if await self._table.put(_PARTITION, key, claim, row.etag if row else None) is not None:
                 return None
+            await conditional.pause(attempt)
         raise conditional.contended(f"The holder of the name {name!r}")
 
     async def withdraw(self, name: str, consumer_id: str) -> None:

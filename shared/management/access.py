@@ -3,8 +3,6 @@
 An approval changes the consumer as an operator's own change would, by the same rules. It is claimed first and closed
 afterwards, each by a conditional write, so that it takes effect once however many decide at a time."""
 
-import asyncio
-import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
@@ -28,11 +26,9 @@ from shared.management.consumers import ConsumerRoutes, Edit
 from shared.management.routes import IF_MATCH, ManagementRequest, Page, Route, checked, etag_of, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store, names
-from shared.storage.conditional import contended
+from shared.storage.conditional import TRIES, contended, pause
 
 _AT = "/gateway/requests-for-access"
-_TRIES = 8
-_PAUSE = 0.05  # seconds: the longest before the next try
 
 
 class OwnAccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +128,7 @@ class AccessRoutes:
     ) -> Response:
         """Decide the newest state of a request, again if another operator was faster."""
         reason = requests.sentence(checked(request.object() if request.body else {}, Decision).reason)
-        for _ in range(_TRIES):
+        for attempt in range(TRIES):
             one = await self._visible(request)
             request.actor.require_team(one.team)
             request.require_match(etag_of(one))
@@ -142,8 +138,8 @@ class AccessRoutes:
                 about = (done.id, done.name, done.wish, done.answer, done.decided)
                 self._alert(events.access_decided(*about, approved=decision == "approved"))
                 return _answer(done)
-            await asyncio.sleep(random.random() * _PAUSE)
-        raise contended(f"The request {request.parameters['request']}", _TRIES)
+            await pause(attempt)
+        raise contended(f"The request {request.parameters['request']}")
 
     async def _declined(self, request: ManagementRequest, one: AccessRequest, reason: str) -> AccessRequest | None:
         new = self._decided(request, one, "declined", reason)

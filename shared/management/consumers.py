@@ -1,8 +1,6 @@
 """The consumers: created, read, changed, revoked, restored and deleted, each by a conditional write of its row."""
 
-import asyncio
 import contextlib
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,11 +21,10 @@ from shared.management.audit import Audit, Change
 from shared.management.routes import IF_MATCH, IF_NONE_MATCH, ManagementRequest, Page, Route, checked, page
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
-from shared.storage.conditional import contended
+from shared.storage.conditional import contended, pause
 
 _FILTERS = ("name", "team", "model", "state")
 _TRIES = 30  # of a change that other operators overtake
-_PAUSE = 0.2  # seconds: the longest before the next try
 
 
 Edit = Callable[[Rules, Record | None], Record]
@@ -126,7 +123,7 @@ class ConsumerRoutes:
 
     async def _delete(self, request: ManagementRequest) -> Response:
         """Delete a consumer with its keys. Its usage stays, under its name."""
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             version, record = await manageable(self._consumers, request)
             request.require_match(version.etag)
             before = self._view(record)
@@ -134,12 +131,12 @@ class ConsumerRoutes:
             if await self._audit.perform(change, partial(self._consumers.delete, version)) is not None:
                 await self._release(record)
                 return Response(status_code=204)
-            await _pause()
-        raise _busy()
+            await pause(attempt)
+        raise contended("The consumer", _TRIES)
 
     async def change(self, request: ManagementRequest, edit: Edit, *, creates: bool = False) -> Response:
         """Write an edit of the newest version of the path's consumer, again if another operator was faster."""
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             version, old = await self._current(request, creates=creates)
             request.require_match(version.etag if version and old else None)
             record = edit(self._rules(request), old)
@@ -148,8 +145,8 @@ class ConsumerRoutes:
             written = await self._write(request, version, record)
             if written is not None:
                 return self._answer(written, record, 200 if old else 201)
-            await _pause()
-        raise _busy()
+            await pause(attempt)
+        raise contended("The consumer", _TRIES)
 
     async def _current(self, request: ManagementRequest, *, creates: bool) -> tuple[Version | None, Record | None]:
         """The version in the table, and its record if it is not deleted. Raises `ConsumerNotFound`."""
@@ -231,11 +228,3 @@ def _require(request: ManagementRequest, version: Version) -> None:
 
 def unknown(request: ManagementRequest) -> ConsumerNotFound:
     return ConsumerNotFound(f"There is no consumer with the id {request.parameters['consumer'][:80]!r}.")
-
-
-async def _pause() -> None:
-    await asyncio.sleep(random.random() * _PAUSE)
-
-
-def _busy() -> StoreUnavailable:
-    return contended("The consumer", _TRIES)

@@ -12,10 +12,9 @@ from shared.management.routes import ManagementRequest
 from shared.routing.drains import PARTITION, Drain, drain_of
 from shared.routing.report import shown_drain
 from shared.storage import Store, names
-from shared.storage.conditional import contended
+from shared.storage.conditional import TRIES, contended, pause
 
 LONGEST = 30 * 86_400  # seconds
-_TRIES = 8
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ISO = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
 
@@ -86,7 +85,7 @@ class DrainTable:
         return {name: drain for name, drain in drains.items() if drain.until > now}
 
     async def _write(self, request: ManagementRequest, name: str, drain: Drain, action: str) -> Drain:
-        for _ in range(_TRIES):
+        for attempt in range(TRIES):
             row = await self._table.get(PARTITION, name)
             before = drain_of(row) if row is not None else None
             now, etag = self._store.now(), row.etag if row is not None else None
@@ -94,4 +93,5 @@ class DrainTable:
             write = partial(self._table.put, PARTITION, name, msgspec.structs.asdict(drain), etag)
             if await self._audit.perform(change, write) is not None:
                 return drain
-        raise contended(f"The backend {name!r}", _TRIES)
+            await pause(attempt)
+        raise contended(f"The backend {name!r}")

@@ -34,7 +34,7 @@ from shared.management.routes import (
 )
 from shared.responses.rendering import JsonResponse
 from shared.storage import Store
-from shared.storage.conditional import contended
+from shared.storage.conditional import TRIES, contended, pause
 from shared.types import Consumer
 from shared.versions.changes import Changes
 from shared.versions.live import Live
@@ -42,7 +42,6 @@ from shared.versions.rows import Version
 
 Section = Literal["products", "teams"]
 
-_TRIES = 8
 _MOST_NAMED = 5  # consumers that an error lists
 
 
@@ -161,7 +160,7 @@ class NamedSectionRoutes:
     ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
         """Replace an entry by its edit; None: delete it. Return the one before and the one after."""
         name = request.parameters["name"]
-        for _ in range(_TRIES):
+        for attempt in range(TRIES):
             before = (await self._entries()).get(name)
             request.require_match(etag_of(before) if before is not None else None)
             after = edit(before)
@@ -176,7 +175,8 @@ class NamedSectionRoutes:
                 with suppress(StoreUnavailable):
                     await self._live.look()
                 return before, after
-        raise contended(f"The {self._kind} {name!r}", _TRIES)
+            await pause(attempt)
+        raise contended(f"The {self._kind} {name!r}")
 
     async def _write(
         self, name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, by: str, note: str

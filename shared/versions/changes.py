@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from shared.config import layers
 from shared.config.document import Configuration
 from shared.config.layers import Base, Sections
 from shared.errors import ChangedMeanwhile, RequestTooLarge, VersionNotFound
-from shared.storage.conditional import PAUSE, TRIES, contended
+from shared.storage.conditional import TRIES, contended, pause
 from shared.versions.rows import MOST_CHARACTERS, Version, Versions, text_of
 
 _NEW = "the new version"
@@ -97,5 +96,5 @@ class Changes:
                 wanted = Version(sections=sections, by=by, note=note, replaced=replaced)
                 if (written := await self.versions.put(wanted, pointer)) is not None:
                     return written
-                await asyncio.sleep(random.random() * PAUSE * 2**attempt)
+                await pause(attempt)
         raise contended("The configuration")
