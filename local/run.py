@@ -59,8 +59,8 @@ class Run:
         self.host = host
         self.port = port
         self.base_url = f"http://127.0.0.1:{port}"
-        self.given = without_earlier_run(os.environ)
-        self.environ = dict(self.given)
+        self.initial_environ = without_earlier_run(os.environ)
+        self.environ = dict(self.initial_environ)
         # Source of the user's configuration; empty if there is none.
         self.configuration = "gateway.yaml" if (ROOT / "gateway.yaml").exists() else ""
         if self.environ.get("GATEWAY_CONFIG"):
@@ -75,7 +75,7 @@ class Run:
         """Start everything and wait until the gateway answers."""
         if self.simulated:
             self.environ = {k: v for k, v in self.environ.items() if not k.startswith(FOREIGN)}
-            self.given = dict(self.environ)
+            self.initial_environ = dict(self.environ)
         if not self.environ.get(MANAGEMENT_KEY):
             self.environ[MANAGEMENT_KEY] = management_key(STATE / "management-key")
         storage = self._start_azurite() if self._needs_azurite() else None
@@ -106,7 +106,7 @@ class Run:
             print(f"\nThree calls to copy:\n\n{demo.calls_to_copy(self.base_url, key, model)}")
         print(f"URL  {self.base_url}\nKey  {key}")
         print(f"Page  {self.base_url}/gateway/{self._sign_in()}")
-        if not self.given.get(MANAGEMENT_KEY):
+        if not self.initial_environ.get(MANAGEMENT_KEY):
             print(f"Management key  {self.environ[MANAGEMENT_KEY]}")
         if self.tenant:
             print(demo.tokens_to_copy(self.tenant))
@@ -124,7 +124,7 @@ class Run:
         """Write the environment of the CLI and of a caller, as a file to source in a shell."""
         names = {name for name in self.environ if name.startswith(SETTINGS)} | self._named_secrets()
         variables = {name: self.environ[name] for name in sorted(names) if name in self.environ}
-        made = [f"{name}={text}" for name, text in variables.items() if self.given.get(name) != text]
+        made = [f"{name}={text}" for name, text in variables.items() if self.initial_environ.get(name) != text]
         variables |= {"GATEWAY_URL": self.base_url, "OPENAI_API_KEY": key, MADE_HERE: shlex.join(made)}
         if self.host != "func":
             variables[sign_in_code.FILE] = self.environ[sign_in_code.FILE]
@@ -156,11 +156,11 @@ class Run:
                 time.sleep(0.2)
 
     def _needs_azurite(self) -> bool:
-        return not self._is_given("GATEWAY_STORAGE") or (
-            self.host == "func" and not self._is_given("AzureWebJobsStorage")
+        return not self._is_configured("GATEWAY_STORAGE") or (
+            self.host == "func" and not self._is_configured("AzureWebJobsStorage")
         )
 
-    def _is_given(self, storage: str) -> bool:
+    def _is_configured(self, storage: str) -> bool:
         return any(self.environ.get(f"{storage}{form}") for form in ("", "__tableServiceUri", "__accountName"))
 
     def _start_azurite(self) -> dict[str, int]:
@@ -174,9 +174,9 @@ class Run:
         data.mkdir(exist_ok=True)
         self.children.start("azurite", azurite.command(ports, data))
         storage = azurite.connection_string(ports)
-        if not self._is_given("GATEWAY_STORAGE"):
+        if not self._is_configured("GATEWAY_STORAGE"):
             self.environ["GATEWAY_STORAGE"] = storage
-        if not self._is_given("AzureWebJobsStorage"):
+        if not self._is_configured("AzureWebJobsStorage"):
             self.environ["AzureWebJobsStorage"] = storage  # the Functions host stores the state of timers there
         return ports
 

@@ -26,7 +26,7 @@ FILES = {  # package -> the file's name in the folder -> its place in the packag
 }
 
 
-def wanted() -> dict[str, bytes]:
+def expected_files() -> dict[str, bytes]:
     """The content of the folder, by file name."""
     lock = json.loads((MODULES / ".package-lock.json").read_text())["packages"]
     contents: dict[str, bytes] = {}
@@ -49,7 +49,7 @@ def _digest(content: bytes) -> str:
 
 
 def main() -> None:
-    contents = wanted()
+    contents = expected_files()
     if "--check" not in sys.argv:
         for path in VENDOR.iterdir():
             path.unlink()

@@ -51,8 +51,8 @@ class Collection[T: Stored]:
     def __iter__(self) -> Iterator[T]:
         return iter(self._stored.values())
 
-    def __contains__(self, given: str) -> bool:
-        return given in self._stored
+    def __contains__(self, object_id: str) -> bool:
+        return object_id in self._stored
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -61,16 +61,16 @@ class Collection[T: Stored]:
         self._stored[stored.object["id"]] = stored
         return stored
 
-    def get(self, given: str) -> T:
+    def get(self, object_id: str) -> T:
         """Raises AzureError 404."""
-        if (stored := self._stored.get(given)) is None:
-            raise self.missing(given)
+        if (stored := self._stored.get(object_id)) is None:
+            raise self.missing(object_id)
         return stored
 
-    def remove(self, given: str) -> T:
+    def remove(self, object_id: str) -> T:
         """Raises AzureError 404."""
-        stored = self.get(given)
-        del self._stored[given]
+        stored = self.get(object_id)
+        del self._stored[object_id]
         return stored
 
     def page(
@@ -116,21 +116,21 @@ def page_of(
     }
 
 
-def _limit(given: str | None, usual: int, most: int) -> int:
-    if given is None:
+def _limit(text: str | None, usual: int, most: int) -> int:
+    if text is None:
         return usual
-    if not (given.isascii() and given.isdigit() and len(given) < 10):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise errors.invalid_request("Invalid type for 'limit': expected an integer.", "limit", "invalid_type")
-    if not 1 <= int(given) <= most:
-        message = f"Invalid 'limit': {given} is not between 1 and {most}."
+    if not 1 <= int(text) <= most:
+        message = f"Invalid 'limit': {text} is not between 1 and {most}."
         raise errors.invalid_request(message, "limit", "integer_out_of_range")
-    return int(given)
+    return int(text)
 
 
-def _place(places: Mapping[str, int], given: str, param: str) -> int:
-    if given not in places:
-        raise errors.invalid_request(f"Invalid '{param}': no object with id '{given}' found in this list.", param)
-    return places[given]
+def _place(places: Mapping[str, int], object_id: str, param: str) -> int:
+    if object_id not in places:
+        raise errors.invalid_request(f"Invalid '{param}': no object with id '{object_id}' found in this list.", param)
+    return places[object_id]
 
 
 def make_id(prefix: str) -> str:

@@ -91,8 +91,8 @@ class Control:
         return _json({})
 
     async def mint_token(self, request: web.Request) -> web.Response:
-        wanted = _decode(await request.read() or b"{}", Mint)
-        return _json({"access_token": await self._simulator.tenant.mint(f"http://{request.host}", wanted)})
+        spec = _decode(await request.read() or b"{}", Mint)
+        return _json({"access_token": await self._simulator.tenant.mint(f"http://{request.host}", spec)})
 
     async def list_faults(self, _request: web.Request) -> web.Response:
         return _json({"faults": self._simulator.faults.states()})
@@ -104,12 +104,12 @@ class Control:
         return _json({"id": self._simulator.faults.add(fault)})
 
     async def delete_faults(self, request: web.Request) -> web.Response:
-        given = request.match_info.get("id")
-        if given is None:
+        fault_id = request.match_info.get("id")
+        if fault_id is None:
             return _json({"deleted": self._simulator.faults.delete()})
-        deleted = self._simulator.faults.delete(int(given)) if given.isascii() and given.isdigit() else 0
+        deleted = self._simulator.faults.delete(int(fault_id)) if fault_id.isascii() and fault_id.isdigit() else 0
         if not deleted:
-            raise ControlError(404, f"there is no fault {given}")
+            raise ControlError(404, f"there is no fault {fault_id}")
         return _json({"deleted": deleted})
 
     async def set_limits(self, request: web.Request) -> web.Response:

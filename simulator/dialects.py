@@ -49,15 +49,15 @@ class Dialect(msgspec.Struct, frozen=True):
 # --- Azure ------------------------------------------------------------------------------------------------------------
 
 
-def _check_at_azure(given: Credentials, target: Target | None) -> None:
+def _check_at_azure(credentials: Credentials, target: Target | None) -> None:
     """The v1 surface also accepts a key as a bearer token, which is how OpenAI's client sends it."""
-    if target is not None and target.surface == "anthropic" and given.is_key(given.anthropic_key):
+    if target is not None and target.surface == "anthropic" and credentials.is_key(credentials.anthropic_key):
         return
-    if given.bearer is not None:
-        is_key = target is not None and target.surface == "v1" and given.is_key(given.bearer)
-        if not is_key and not given.is_token(given.bearer):
+    if credentials.bearer is not None:
+        is_key = target is not None and target.surface == "v1" and credentials.is_key(credentials.bearer)
+        if not is_key and not credentials.is_token(credentials.bearer):
             raise invalid_token()
-    elif not given.is_key(given.api_key):
+    elif not credentials.is_key(credentials.api_key):
         raise invalid_key()
 
 
@@ -69,12 +69,12 @@ def _azure_headers(display: str, client_request_id: str | None) -> dict[str, str
 # --- OpenAI -----------------------------------------------------------------------------------------------------------
 
 
-def _check_at_openai(given: Credentials, target: Target | None) -> None:
-    if given.bearer is None:
+def _check_at_openai(credentials: Credentials, target: Target | None) -> None:
+    if credentials.bearer is None:
         raise _error(401, "You didn't provide an API key. You need to provide your API key in an Authorization header.")
-    if not given.is_key(given.bearer):
-        shown = given.bearer[:2] + "*" * 8 + given.bearer[-4:]
-        raise _error(401, f"Incorrect API key provided: {shown}.", code="invalid_api_key")
+    if not credentials.is_key(credentials.bearer):
+        masked = credentials.bearer[:2] + "*" * 8 + credentials.bearer[-4:]
+        raise _error(401, f"Incorrect API key provided: {masked}.", code="invalid_api_key")
 
 
 def _ignore_version(target: Target, version: str | None) -> None:
@@ -165,8 +165,8 @@ def _error(
 # --- Anthropic --------------------------------------------------------------------------------------------------------
 
 
-def _check_at_anthropic(given: Credentials, target: Target | None) -> None:
-    if not given.is_key(given.anthropic_key):
+def _check_at_anthropic(credentials: Credentials, target: Target | None) -> None:
+    if not credentials.is_key(credentials.anthropic_key):
         raise _error(401, "invalid x-api-key")
 
 

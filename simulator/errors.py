@@ -52,8 +52,8 @@ def unsupported_parameter(name: str, instead: str = "") -> AzureError:
 
 def unsupported_value(name: str, value: str, only: str = "") -> AzureError:
     """`only`: the default, which is the only value that the model takes."""
-    given, advice = (value, f" Only the default ({only}) value is supported.") if only else (f"'{value}'", "")
-    message = f"Unsupported value: '{name}' does not support {given} with this model.{advice}"
+    subject, advice = (value, f" Only the default ({only}) value is supported.") if only else (f"'{value}'", "")
+    message = f"Unsupported value: '{name}' does not support {subject} with this model.{advice}"
     return invalid_request(message, name, "unsupported_value")
 
 

@@ -149,5 +149,5 @@ async def _read_file(part: BodyPartReader) -> UploadedFile:
         if content.size > MAXIMUM_FILE_BYTES:
             raise errors.payload_too_large(MAXIMUM_FILE_BYTES)
     filename = part.filename or "upload"
-    given = part.headers.get("content-type") or mimetypes.guess_type(filename)[0]
-    return UploadedFile(filename, given or "application/octet-stream", content)
+    content_type = part.headers.get("content-type") or mimetypes.guess_type(filename)[0]
+    return UploadedFile(filename, content_type or "application/octet-stream", content)

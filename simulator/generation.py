@@ -51,14 +51,14 @@ def read_prompt(text: str, overhead_tokens: int, model: Model, cache: PromptCach
 
 
 def generate(
-    prompt: str, index: int, limit: int | None, model: Model, asked: str | None = None, effort: str | None = None
+    prompt: str, index: int, limit: int | None, model: Model, directions: str | None = None, effort: str | None = None
 ) -> GeneratedChoice:
     """Deterministic text for a prompt and index, cut at the limit.
 
-    The natural length is 32 tokens, or N if `asked` (by default the prompt) contains `simulate_output_tokens=N`. A
+    The natural length is 32 tokens, or N if `directions` (by default the prompt) contains `simulate_output_tokens=N`. A
     reasoning model adds 16 reasoning tokens, which count towards the limit, unless its effort is `none` or `minimal`.
     """
-    natural = directive(prompt if asked is None else asked, "output_tokens")
+    natural = directive(prompt if directions is None else directions, "output_tokens")
     if natural is None:
         natural = NATURAL_OUTPUT_TOKENS
     allowed = model.context_window if limit is None else limit
@@ -74,12 +74,12 @@ def generate(
 
 def work_seconds(metadata: Mapping[str, str] | None, usual: float) -> float:
     """The time that work goes on after its call: `simulate_seconds` of its metadata, or the usual time."""
-    asked = (metadata or {}).get("simulate_seconds", "")
-    return float(asked) if asked.isdecimal() else usual
+    seconds = (metadata or {}).get("simulate_seconds", "")
+    return float(seconds) if seconds.isdecimal() else usual
 
 
 def directive(prompt: str, name: Literal["output_tokens", "seconds", "bytes", "web_searches"]) -> int | None:
     """The number in a directive such as `simulate_seconds=3` in the prompt; None without one."""
     if "simulate_" not in prompt:
         return None
-    return next((int(number) for asked, number in _DIRECTIVE.findall(prompt) if asked == name), None)
+    return next((int(number) for kind, number in _DIRECTIVE.findall(prompt) if kind == name), None)

@@ -75,7 +75,7 @@ class IdentityProvider:
             return _refusal(self.settings.failing_status, "The identity service is set to fail.")
         client_id = request.query.get("client_id")
         if resource in _OF_THE_TENANT:
-            wanted = Mint(
+            spec = Mint(
                 name=client_id or "system-assigned",
                 kind="managed_identity",
                 client_id=client_id,
@@ -83,8 +83,8 @@ class IdentityProvider:
                 audience=resource,
                 lifetime_seconds=self.settings.token_lifetime_seconds,
             )
-            token = await self._tenant.mint(f"http://{request.host}", wanted)
-            expires_on = time.time() + wanted.lifetime_seconds
+            token = await self._tenant.mint(f"http://{request.host}", spec)
+            expires_on = time.time() + spec.lifetime_seconds
         else:
             token, issued = self.issue(resource, time.time())
             expires_on = issued.expires_on

@@ -47,32 +47,32 @@ _PATTERNS = tuple((re.compile(rf"({family.names})(-.*)?"), family) for family in
 _UNKNOWN = Family("", fixed=_VALUES, efforts=("none", "minimal", *_EFFORTS, "xhigh"))
 
 
-def check_chat(model: Model, given: Mapping[str, Any], roles: list[str]) -> None:
+def check_chat(model: Model, parameters: Mapping[str, Any], roles: list[str]) -> None:
     """Check the parameters of a chat completion; None is one that is not given. Raises AzureError 400."""
     if model.kind != "reasoning":
-        if given["reasoning_effort"] is not None:
+        if parameters["reasoning_effort"] is not None:
             raise errors.unrecognized_argument("reasoning_effort")
         return
     family = _family(model)
-    if given["max_tokens"] is not None:
+    if parameters["max_tokens"] is not None:
         raise errors.unsupported_parameter("max_tokens", "max_completion_tokens")
-    _check_effort(model, family, given["reasoning_effort"], "reasoning_effort")
+    _check_effort(model, family, parameters["reasoning_effort"], "reasoning_effort")
     for place, role in enumerate(roles):
         if role in family.roles:
             raise errors.unsupported_value(f"messages[{place}].role", role)
-    if given["stream"] and not family.streams:
+    if parameters["stream"] and not family.streams:
         raise errors.unsupported_value("stream", "true", only="false")
-    if family.samples and given["reasoning_effort"] == "none":
+    if family.samples and parameters["reasoning_effort"] == "none":
         return
     for name in family.unsupported:
-        if given[name] is not None:
+        if parameters[name] is not None:
             raise errors.unsupported_parameter(name)
     for name in family.fixed:
-        if given[name] is not None and given[name] != _DEFAULTS[name]:
-            raise errors.unsupported_value(name, f"{given[name]:g}", only=f"{_DEFAULTS[name]:g}")
+        if parameters[name] is not None and parameters[name] != _DEFAULTS[name]:
+            raise errors.unsupported_value(name, f"{parameters[name]:g}", only=f"{_DEFAULTS[name]:g}")
 
 
-def check_response(model: Model, given: Mapping[str, Any], effort: object) -> None:
+def check_response(model: Model, parameters: Mapping[str, Any], effort: object) -> None:
     """The same of a response, whose parameters have other names and which refuses those of sampling whole."""
     if model.kind != "reasoning":
         return
@@ -81,7 +81,7 @@ def check_response(model: Model, given: Mapping[str, Any], effort: object) -> No
     if family.samples and effort == "none":
         return
     for name in ("temperature", "top_p"):
-        if given[name] is not None and given[name] != _DEFAULTS[name]:
+        if parameters[name] is not None and parameters[name] != _DEFAULTS[name]:
             message = f"Unsupported parameter: '{name}' is not supported with this model."
             raise errors.invalid_request(message, name)
 

@@ -131,9 +131,9 @@ class SimulatorProcess:
         request = {"token_lifetime_seconds": token_lifetime_seconds, "failing_status": failing_status}
         self._call("POST", "/identity", request)
 
-    def token(self, name: str = "someone", **wanted: Any) -> str:
-        """A token of the tenant. `wanted`: the fields of `simulator.tenant.Mint`."""
-        return str(self._call("POST", "/tenant/tokens", {"name": name, **wanted})["access_token"])
+    def token(self, name: str = "someone", **fields: Any) -> str:
+        """A token of the tenant. `fields`: those of `simulator.tenant.Mint`."""
+        return str(self._call("POST", "/tenant/tokens", {"name": name, **fields})["access_token"])
 
     def roll_keys(self, *, withdraw: bool = False) -> None:
         """Sign with new keys; with `withdraw`, publish the old ones no longer."""

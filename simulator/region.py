@@ -222,17 +222,17 @@ class Region:
         headers = exchange.request.headers
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token if scheme.lower() == "bearer" else None
-        given = Credentials(
+        credentials = Credentials(
             bearer,
             headers.get("api-key", ""),
             headers.get("x-api-key", ""),
             self._is_key,
             lambda token: self._identity.accepts(token, time.time()),
         )
-        self.dialect.check_credentials(given, target)
+        self.dialect.check_credentials(credentials, target)
 
-    def _is_key(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._api_key)
+    def _is_key(self, key: str) -> bool:
+        return hmac.compare_digest(key.encode("utf-8", "surrogateescape"), self._api_key)
 
 
 class _Deployments:

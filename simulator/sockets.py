@@ -197,13 +197,13 @@ class _OwnResponses(Collection[StoredResponse]):
         super().__init__(of_region.missing)
         self._of_region = of_region
 
-    def __contains__(self, given: str) -> bool:
-        return super().__contains__(given) or given in self._of_region
+    def __contains__(self, object_id: str) -> bool:
+        return super().__contains__(object_id) or object_id in self._of_region
 
     def add(self, stored: StoredResponse) -> StoredResponse:
         if stored.object["store"]:
             self._of_region.add(stored)
         return super().add(stored)
 
-    def get(self, given: str) -> StoredResponse:
-        return super().get(given) if super().__contains__(given) else self._of_region.get(given)
+    def get(self, object_id: str) -> StoredResponse:
+        return super().get(object_id) if super().__contains__(object_id) else self._of_region.get(object_id)

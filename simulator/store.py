@@ -132,4 +132,4 @@ class Store:
 
 
 def _missing(message: str, param: str | None = None, code: str | None = None) -> Callable[[str], errors.AzureError]:
-    return lambda given: errors.object_not_found(message.format(given), param, code)
+    return lambda object_id: errors.object_not_found(message.format(object_id), param, code)

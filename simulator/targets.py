@@ -45,8 +45,8 @@ def find_target(method: str, path: str) -> Target | None:
     surface: Surface = "dated"
     deployment = None
     if path.startswith(_ANTHROPIC):
-        found = _find_message_target(method, path.removeprefix(_ANTHROPIC))
-        return None if found is None or found.route.anthropic_alone else found
+        target = _find_message_target(method, path.removeprefix(_ANTHROPIC))
+        return None if target is None or target.route.anthropic_alone else target
     elif path.startswith(_V1):
         surface, rest = "v1", path[len(_V1) :]
     elif path.startswith(_DEPLOYMENTS):

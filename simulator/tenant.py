@@ -103,7 +103,7 @@ class Tenant:
         async with self._rolling:
             await self._add_keys(withdraw=roll.withdraw)
 
-    async def mint(self, authority: str, wanted: Mint, now: float | None = None) -> str:
+    async def mint(self, authority: str, spec: Mint, now: float | None = None) -> str:
         """A signed token."""
         import jwt  # takes 0.1 s, and few tests need it
 
@@ -111,9 +111,9 @@ class Tenant:
         async with self._rolling:
             if not self._keys[1]:
                 await self._add_keys()
-        claims = _claims(authority, wanted, now) | wanted.claims
-        key = self._keys[wanted.version][-1]
-        headers = {"kid": key.kid, "x5t": key.kid} | wanted.headers
+        claims = _claims(authority, spec, now) | spec.claims
+        key = self._keys[spec.version][-1]
+        headers = {"kid": key.kid, "x5t": key.kid} | spec.headers
         return jwt.encode(
             {name: value for name, value in claims.items() if value is not None},
             key.private,
@@ -131,7 +131,7 @@ class Tenant:
         return await self._refusal(request) or await self.sign_ins.authorize(request)
 
     async def _mint_for(self, authority: str, person: Person, lasts: float) -> str:
-        wanted = Mint(
+        spec = Mint(
             name=person.name,
             kind="user",
             client_id=_id("page", "client"),
@@ -139,7 +139,7 @@ class Tenant:
             groups=person.groups,
             lifetime_seconds=lasts,
         )
-        return await self.mint(authority, wanted)
+        return await self.mint(authority, spec)
 
     async def _openid(self, version: Version, request: web.Request) -> web.Response:
         return allow_any_origin(await self._refusal(request) or self._openid_configuration(version, request.host))
@@ -188,50 +188,50 @@ class Tenant:
     async def _client_credentials(self, request: web.Request, form: Mapping[str, Any]) -> web.Response:
         """The token of a registered client, which authenticates with its secret."""
         name = next((name for name in ROLES if _id(name, "client") == form.get("client_id")), None)
-        given = str(form.get("client_secret", "")).encode()
-        if name is None or not hmac.compare_digest(given, self.secrets[name].encode()):
+        secret = str(form.get("client_secret", "")).encode()
+        if name is None or not hmac.compare_digest(secret, self.secrets[name].encode()):
             return _error(401, "invalid_client", "AADSTS7000215: Invalid client secret provided.")
         audience = str(form.get("resource") or form.get("scope", "")).removesuffix("/.default")
         if audience not in (AUDIENCE, APPLICATION_ID):
             return _error(400, "invalid_resource", f"AADSTS500011: The resource principal {audience} was not found.")
-        wanted = Mint(name=name, client_id=_id(name, "client"), roles=ROLES[name], audience=audience)
-        token = await self.mint(f"http://{request.host}", wanted)
+        spec = Mint(name=name, client_id=_id(name, "client"), roles=ROLES[name], audience=audience)
+        token = await self.mint(f"http://{request.host}", spec)
         return _json(200, {"token_type": "Bearer", "expires_in": 3599, "access_token": token})
 
 
-def _claims(authority: str, wanted: Mint, now: float) -> dict[str, Any]:
+def _claims(authority: str, spec: Mint, now: float) -> dict[str, Any]:
     """The claims of a token, of which the versions name some differently."""
-    user, v2 = wanted.kind == "user", wanted.version == 2
-    client = wanted.client_id or _id("a client" if user else wanted.name, "client")
-    object_id = wanted.object_id or _id(wanted.name, wanted.kind)
+    user, v2 = spec.kind == "user", spec.version == 2
+    client = spec.client_id or _id("a client" if user else spec.name, "client")
+    object_id = spec.object_id or _id(spec.name, spec.kind)
     claims: dict[str, Any] = {
-        "aud": wanted.audience or (APPLICATION_ID if v2 else AUDIENCE),
-        "iss": _issuer(authority, wanted.version),
+        "aud": spec.audience or (APPLICATION_ID if v2 else AUDIENCE),
+        "iss": _issuer(authority, spec.version),
         "iat": int(now),
         "nbf": int(now),
-        "exp": int(now + wanted.lifetime_seconds),
+        "exp": int(now + spec.lifetime_seconds),
         "azp" if v2 else "appid": client,
         "oid": object_id,
         "sub": object_id,
         "tid": TENANT_ID,
-        "ver": f"{wanted.version}.0",
+        "ver": f"{spec.version}.0",
         "uti": secrets.token_urlsafe(16),
     }
-    if wanted.roles:
-        claims["roles"] = list(wanted.roles)
-    if wanted.many_groups:
+    if spec.roles:
+        claims["roles"] = list(spec.roles)
+    if spec.many_groups:
         claims["_claim_names"] = {"groups": "src1"}
         claims["_claim_sources"] = {"src1": {"endpoint": f"{authority}/{TENANT_ID}/users/{object_id}/getMemberObjects"}}
-    elif wanted.groups:
-        claims["groups"] = list(wanted.groups)
+    elif spec.groups:
+        claims["groups"] = list(spec.groups)
     if user:
-        claims |= {"scp": "user_impersonation", "name": wanted.name.title()}
-        claims["preferred_username" if v2 else "upn"] = f"{wanted.name}@contoso.com"
-    elif wanted.kind == "managed_identity":
-        resource = f"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{wanted.name}"
+        claims |= {"scp": "user_impersonation", "name": spec.name.title()}
+        claims["preferred_username" if v2 else "upn"] = f"{spec.name}@contoso.com"
+    elif spec.kind == "managed_identity":
+        resource = f"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{spec.name}"
         claims |= {"idtyp": "app", "xms_mirid": f"/subscriptions/{_id('a', 'subscription')}/resourcegroups/x{resource}"}
     elif not v2:
-        claims |= {"idtyp": "app", "app_displayname": wanted.name}
+        claims |= {"idtyp": "app", "app_displayname": spec.name}
     return claims
 
 

@@ -80,30 +80,30 @@ class SignIns:
 
     async def authorize(self, request: web.Request) -> web.Response:
         """The form (GET), or the answer to it (POST): back to the page with a code, or with the refusal."""
-        asked = dict(request.query)
-        if asked.get("client_id") != self._client_id:
+        query = dict(request.query)
+        if query.get("client_id") != self._client_id:
             return _page(400, "<p>AADSTS700016: Application was not found in the directory.</p>")
-        if not _REDIRECT.fullmatch(asked.get("redirect_uri", "")):
+        if not _REDIRECT.fullmatch(query.get("redirect_uri", "")):
             return _page(400, "<p>AADSTS50011: The redirect URI does not match those configured.</p>")
-        if (problem := self._problem(asked)) is not None:
-            return _back(asked, error=problem[0], error_description=problem[1])
+        if (problem := self._problem(query)) is not None:
+            return _back(query, error=problem[0], error_description=problem[1])
         if request.method == "GET":
             return _page(200, self._form())
         person = self.people.get(str((await request.post()).get("user", "")))
         if person is None:
             description = "AADSTS65004: User declined to consent to access the app."
-            return _back(asked, error="access_denied", error_description=description)
+            return _back(query, error="access_denied", error_description=description)
         code = secrets.token_urlsafe(32)
         ends = time.time() + self.settings.code_seconds
-        self._codes[code] = _Code(person, asked["redirect_uri"], asked["code_challenge"], asked["scope"], ends)
-        return _back(asked, code=code, session_state=secrets.token_hex(8))
+        self._codes[code] = _Code(person, query["redirect_uri"], query["code_challenge"], query["scope"], ends)
+        return _back(query, code=code, session_state=secrets.token_hex(8))
 
-    def _problem(self, asked: Mapping[str, str]) -> tuple[str, str] | None:
-        if asked.get("response_type") != "code":
+    def _problem(self, query: Mapping[str, str]) -> tuple[str, str] | None:
+        if query.get("response_type") != "code":
             return "unsupported_response_type", "AADSTS700054: response_type is not enabled for the application."
-        if asked.get("code_challenge_method") != "S256" or not _CHALLENGE.fullmatch(asked.get("code_challenge", "")):
+        if query.get("code_challenge_method") != "S256" or not _CHALLENGE.fullmatch(query.get("code_challenge", "")):
             return "invalid_request", "AADSTS9002325: Proof Key for Code Exchange is required."
-        if not {f"{audience}/.default" for audience in self._audiences} & {*asked.get("scope", "").split()}:
+        if not {f"{audience}/.default" for audience in self._audiences} & {*query.get("scope", "").split()}:
             return "invalid_scope", "AADSTS70011: The provided value for the input parameter 'scope' is not valid."
         return None
 
@@ -159,12 +159,12 @@ def _challenge_of(verifier: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
 
 
-def _back(asked: Mapping[str, str], **answer: str) -> web.Response:
+def _back(query: Mapping[str, str], **answer: str) -> web.Response:
     """Back to the page, with the answer in the fragment or in the query."""
-    if "state" in asked:
-        answer["state"] = asked["state"]
-    mark = "?" if asked.get("response_mode", "query") == "query" else "#"
-    return web.Response(status=302, headers={"location": f"{asked['redirect_uri']}{mark}{urlencode(answer)}"})
+    if "state" in query:
+        answer["state"] = query["state"]
+    mark = "?" if query.get("response_mode", "query") == "query" else "#"
+    return web.Response(status=302, headers={"location": f"{query['redirect_uri']}{mark}{urlencode(answer)}"})
 
 
 def _page(status: int, body: str) -> web.Response:

@@ -72,33 +72,33 @@ def has_resources(call: Call) -> bool:
     return call.dated_version is None or call.dated_version >= FIRST_WITH_RESOURCES
 
 
-def check_generation(call: Call, file_ids: list[str] | None, given: Object | None) -> None:
+def check_generation(call: Call, file_ids: list[str] | None, by_tool: Object | None) -> None:
     """Refuse the way of the other generation to name files. Raises AzureError 400."""
     name = "file_ids" if has_resources(call) else "tool_resources"
-    if (file_ids if has_resources(call) else given) is not None:
+    if (file_ids if has_resources(call) else by_tool) is not None:
         raise errors.invalid_request(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
 
 
-def resources(call: Call, file_ids: list[str] | None, given: Object | None) -> Object:
+def resources(call: Call, file_ids: list[str] | None, by_tool: Object | None) -> Object:
     """The files of an assistant, a thread or a message, in the words of the API's version. Raises AzureError 404."""
     if has_resources(call):
-        return {"tool_resources": tool_resources(given, call.store)}
+        return {"tool_resources": tool_resources(by_tool, call.store)}
     for file_id in file_ids or ():
         call.store.files.get(file_id)
     return {"file_ids": file_ids or []}
 
 
-def tool_resources(given: Object | None, store: Store) -> Object:
+def tool_resources(by_tool: Object | None, store: Store) -> Object:
     """Stored form of the resources. Creates vector stores that are given inline. Raises AzureError 404."""
-    given = given or {}
+    by_tool = by_tool or {}
     kept: Object = {}
-    if interpreter := given.get("code_interpreter"):
+    if interpreter := by_tool.get("code_interpreter"):
         file_ids = interpreter.get("file_ids") or []
         for file_id in file_ids:
             store.files.get(str(file_id))
         kept["code_interpreter"] = {"file_ids": file_ids}
-    if search := given.get("file_search"):
-        ids = [str(given_id) for given_id in search.get("vector_store_ids") or ()]
+    if search := by_tool.get("file_search"):
+        ids = [str(store_id) for store_id in search.get("vector_store_ids") or ()]
         for vector_store_id in ids:
             store.vector_stores.get(vector_store_id)
         inline = [vector_stores.make(store, one.get("file_ids") or []) for one in search.get("vector_stores") or ()]

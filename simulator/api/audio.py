@@ -126,64 +126,66 @@ def _hear(call: Call, task: str) -> Answer:
     _admit(call, deployment, "transcription", 0)
     seconds = _seconds(sound)
     prompt = form.field("prompt") or ""
-    asked = prompt if directive(prompt, "output_tokens") else f"simulate_output_tokens={TRANSCRIPT_TOKENS}"
-    heard = generate(sound.sha256 + task, 0, None, deployment.model, asked)
+    directions = prompt if directive(prompt, "output_tokens") else f"simulate_output_tokens={TRANSCRIPT_TOKENS}"
+    transcript = generate(sound.sha256 + task, 0, None, deployment.model, directions)
     counted = deployment.model.name.startswith("gpt-")
-    charge, usage = _transcript_charge(counted, seconds, prompt, heard)
+    charge, usage = _transcript_charge(counted, seconds, prompt, transcript)
     call.entry.stream = form.true("stream") and counted  # whisper ignores it
     if call.entry.stream:
-        return StreamedAnswer(_transcript_events(heard, usage), charge.opening)
-    return _transcript(call, form, task, heard, seconds, charge, usage)
+        return StreamedAnswer(_transcript_events(transcript, usage), charge.opening)
+    return _transcript(call, form, task, transcript, seconds, charge, usage)
 
 
-def _transcript_charge(counted: bool, seconds: float, prompt: str, heard: GeneratedChoice) -> tuple[Charge, Object]:
+def _transcript_charge(
+    counted: bool, seconds: float, prompt: str, transcript: GeneratedChoice
+) -> tuple[Charge, Object]:
     if not counted:
         return Charge(seconds=seconds), {"type": "duration", "seconds": seconds}
     audio, text = max(1, round(seconds * AUDIO_TOKENS_PER_SECOND)), measure(prompt).tokens
     charge = Charge(
         input_tokens=audio + text,
         audio_input_tokens=audio,
-        output_tokens=len(heard.tokens),
+        output_tokens=len(transcript.tokens),
         seconds=seconds,
     )
     usage = {
         "type": "tokens",
         "input_tokens": audio + text,
         "input_token_details": {"text_tokens": text, "audio_tokens": audio},
-        "output_tokens": len(heard.tokens),
-        "total_tokens": audio + text + len(heard.tokens),
+        "output_tokens": len(transcript.tokens),
+        "total_tokens": audio + text + len(transcript.tokens),
     }
     return charge, usage
 
 
-def _transcript_events(heard: GeneratedChoice, usage: Object) -> Iterator[StreamEvent]:
-    for start in range(0, len(heard.tokens), TOKENS_PER_CHUNK):
-        piece = heard.tokens[start : start + TOKENS_PER_CHUNK]
+def _transcript_events(transcript: GeneratedChoice, usage: Object) -> Iterator[StreamEvent]:
+    for start in range(0, len(transcript.tokens), TOKENS_PER_CHUNK):
+        piece = transcript.tokens[start : start + TOKENS_PER_CHUNK]
         yield data_event(
             "content", {"type": "transcript.text.delta", "delta": "".join(piece)}, Charge(output_tokens=len(piece))
         )
-    yield data_event("closing", {"type": "transcript.text.done", "text": heard.text, "usage": usage})
+    yield data_event("closing", {"type": "transcript.text.done", "text": transcript.text, "usage": usage})
     yield StreamEvent("closing", DONE)
 
 
 def _transcript(
-    call: Call, form: Form, task: str, heard: GeneratedChoice, seconds: float, charge: Charge, usage: Object
+    call: Call, form: Form, task: str, transcript: GeneratedChoice, seconds: float, charge: Charge, usage: Object
 ) -> Answer:
     match form.field("response_format"):
         case "text":
-            return _text(heard.text + "\n", charge)
+            return _text(transcript.text + "\n", charge)
         case "srt":
-            return _text(f"1\n00:00:00,000 --> {_clock(seconds, ',')}\n{heard.text}\n\n", charge)
+            return _text(f"1\n00:00:00,000 --> {_clock(seconds, ',')}\n{transcript.text}\n\n", charge)
         case "vtt":
-            return _text(f"WEBVTT\n\n00:00:00.000 --> {_clock(seconds, '.')}\n{heard.text}\n\n", charge)
+            return _text(f"WEBVTT\n\n00:00:00.000 --> {_clock(seconds, '.')}\n{transcript.text}\n\n", charge)
         case "verbose_json":
-            segment = {"id": 0, "seek": 0, "start": 0.0, "end": seconds, "text": heard.text, "tokens": []}
+            segment = {"id": 0, "seek": 0, "start": 0.0, "end": seconds, "text": transcript.text, "tokens": []}
             segment |= {"temperature": 0.0, "avg_logprob": -0.3, "compression_ratio": 1.2, "no_speech_prob": 0.01}
             language = "english" if task == "translate" else form.field("language") or "english"
             facts = {"task": task, "language": language, "duration": seconds, "segments": [segment]}
-            content = {**facts, "text": heard.text}
+            content = {**facts, "text": transcript.text}
         case _:
-            content = {"text": heard.text}
+            content = {"text": transcript.text}
     # Whisper reports no usage on the dated surface.
     usage_field = {} if call.dated_version is not None and usage["type"] == "duration" else {"usage": usage}
     return answer_json(content | usage_field, charge)

@@ -166,14 +166,14 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
 OperationRequest = ChatRequest | CompletionRequest | EmbeddingRequest
 
 
-def _texts(given: str | list[str | int | list[int]], param: str) -> list[str]:
+def _texts(value: str | list[str | int | list[int]], param: str) -> list[str]:
     """One text per input. Raises AzureError 400 for mixed types."""
-    if isinstance(given, str):
-        return [given]
-    strings = [item for item in given if isinstance(item, str)]
-    numbers = [item for item in given if isinstance(item, int)]
-    lists = [item for item in given if isinstance(item, list)]
-    if len(given) not in (len(strings), len(numbers), len(lists)):
+    if isinstance(value, str):
+        return [value]
+    strings = [item for item in value if isinstance(item, str)]
+    numbers = [item for item in value if isinstance(item, int)]
+    lists = [item for item in value if isinstance(item, list)]
+    if len(value) not in (len(strings), len(numbers), len(lists)):
         raise errors.invalid_request(f"Invalid type for '{param}': expected one string, or a list of one kind.", param)
     return strings or [_as_words(item) for item in lists] or [_as_words(numbers)]
 

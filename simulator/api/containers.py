@@ -25,9 +25,9 @@ def create(call: Call) -> Answer:
     request = call.decode(_Create)
     if request.name is None:
         raise errors.missing_parameter("name")
-    given = [call.store.files.get(file_id) for file_id in request.file_ids]
+    files = [call.store.files.get(file_id) for file_id in request.file_ids]
     container = new_container(request.name, request.expires_after)
-    for kept in given:
+    for kept in files:
         put_file(container, kept.object["filename"], kept.content, "user")
     return answer_json(call.store.containers.add(container).object)
 
@@ -63,8 +63,8 @@ def delete(call: Call) -> Answer:
 def add_file(call: Call) -> Answer:
     container = call.store.containers.get(call.id)
     if call.form is not None:
-        given = call.form.file("file")
-        return answer_json(put_file(container, given.filename, given.content, "user").object)
+        file = call.form.file("file")
+        return answer_json(put_file(container, file.filename, file.content, "user").object)
     request = call.decode(_AddFile)
     if request.file_id is None:
         raise errors.missing_parameter("file_id")

@@ -14,9 +14,9 @@ MOST_FILES = 10_000
 
 def upload(call: Call) -> Answer:
     form = call.multipart()
-    given = form.file("file")
+    file = form.file("file")
     purpose = check_purpose(form.required("purpose"))
-    kept = keep(call.store.files, given.filename, purpose, given.content)
+    kept = keep(call.store.files, file.filename, purpose, file.content)
     seconds = form.integer("expires_after[seconds]")
     if seconds is not None:
         kept.object["expires_at"] = kept.object["created_at"] + seconds

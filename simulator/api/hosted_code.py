@@ -79,12 +79,12 @@ def container_of(tools: Iterable[Object], before: Iterable[Object], store: Store
     tool = next((tool for tool in tools if tool.get("type") == TOOL), None)
     if tool is None:
         return None
-    if isinstance(given := tool.get("container"), str):
-        return store.containers.get(given)
+    if isinstance(choice := tool.get("container"), str):
+        return store.containers.get(choice)
     used = [name for item in before if (name := str(item.get("container_id"))) in store.containers]
     container = store.containers.get(used[-1]) if used else store.containers.add(new_container("auto"))
     present = {str(kept.object["path"]) for kept in container.files}
-    for file_id in (given or {}).get("file_ids") or ():
+    for file_id in (choice or {}).get("file_ids") or ():
         kept = store.files.get(str(file_id))
         if f"/mnt/data/{kept.object['filename']}" not in present:
             put_file(container, kept.object["filename"], kept.content, "user")

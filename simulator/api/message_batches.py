@@ -111,8 +111,8 @@ def cursors(query: Mapping[str, str]) -> dict[str, str]:
 
 
 def list_all(call: Call) -> Answer:
-    found = call.store.message_batches.page(cursors(call.query), limit=USUAL_PAGE, most=MOST_PER_PAGE)
-    return answer_json({name: found[name] for name in ("data", "has_more", "first_id", "last_id")})
+    listing = call.store.message_batches.page(cursors(call.query), limit=USUAL_PAGE, most=MOST_PER_PAGE)
+    return answer_json({name: listing[name] for name in ("data", "has_more", "first_id", "last_id")})
 
 
 def get(call: Call) -> Answer:

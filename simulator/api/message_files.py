@@ -11,29 +11,29 @@ from simulator.collection import Kept, Object, make_id, now
 
 def upload(call: Call) -> Answer:
     form = call.multipart()
-    given = form.file("file")
+    upload_file = form.file("file")
     seconds = form.integer("expires_in_seconds")
     expires = None if seconds is None else datetime.fromtimestamp(now() + seconds, UTC).isoformat()
     file: Object = {
         "id": make_id("file_"),
         "type": "file",
         "created_at": moment(),
-        "filename": given.filename,
-        "mime_type": given.content_type,
-        "size_bytes": given.content.size,
-        "downloadable": given.filename.startswith("made_"),  # as if a tool had made it
+        "filename": upload_file.filename,
+        "mime_type": upload_file.content_type,
+        "size_bytes": upload_file.content.size,
+        "downloadable": upload_file.filename.startswith("made_"),  # as if a tool had made it
         "expires_at": expires,
     }
-    return answer_json(call.store.claude_files.add(Kept(file, given.content)).object)
+    return answer_json(call.store.claude_files.add(Kept(file, upload_file.content)).object)
 
 
 def list_all(call: Call) -> Answer:
     query = cursors(call.query)
     if page := call.query.get("page"):
         query["after"] = page.removeprefix("page_")
-    found = call.store.claude_files.page(query, limit=USUAL_PAGE, most=MOST_PER_PAGE)
-    following = f"page_{found['last_id']}" if found["has_more"] else None
-    return answer_json({"data": found["data"], "next_page": following})
+    listing = call.store.claude_files.page(query, limit=USUAL_PAGE, most=MOST_PER_PAGE)
+    following = f"page_{listing['last_id']}" if listing["has_more"] else None
+    return answer_json({"data": listing["data"], "next_page": following})
 
 
 def get(call: Call) -> Answer:

@@ -74,14 +74,14 @@ def read(request: MessageRequest, cache: PromptCache) -> Prompt:
         places.append((block.kept, measure(beginning).tokens, hash(beginning)))
     last = max((place for place, (kept, _, _) in enumerate(places) if kept), default=-1)
     marked = [place for place in places[: last + 1] if place[1] >= CACHE_MINIMUM]
-    found = max((tokens for _, tokens, prefix in marked if cache.has(prefix)), default=0)
-    hour = max([found, *(tokens for kept, tokens, _ in marked if kept == "1h")])
+    hit = max((tokens for _, tokens, prefix in marked if cache.has(prefix)), default=0)
+    hour = max([hit, *(tokens for kept, tokens, _ in marked if kept == "1h")])
     end = max([hour, *(tokens for kept, tokens, _ in marked if kept)])
     for kept, _, prefix in marked:
         if kept:
             cache.mark(prefix)
     tokens = measure(text).tokens + OVERHEAD * len(request.messages or ()) + IMAGE_TOKENS * text.count(_IMAGE)
-    return Prompt(text, tokens, found, end - hour, hour - found)
+    return Prompt(text, tokens, hit, end - hour, hour - hit)
 
 
 _IMAGE = "\N{FRAME WITH PICTURE}"

@@ -122,7 +122,7 @@ def _write(request: MessageRequest, prompt: Prompt, deployment: Deployment) -> _
     thinks = (request.thinking or {}).get("type") in ("enabled", "adaptive")
     most = request.max_tokens or 0
     thought = min(REASONING_TOKENS, most) if thinks else 0
-    text = generate(prompt.text, 0, most - thought, deployment.model, asked=request.last)
+    text = generate(prompt.text, 0, most - thought, deployment.model, directions=request.last)
     blocks: list[Object] = []
     pieces: list[list[str]] = []
     if thinks:
@@ -143,9 +143,9 @@ def _write(request: MessageRequest, prompt: Prompt, deployment: Deployment) -> _
 
 def _search(number: int) -> list[Object]:
     used = {"type": "server_tool_use", "id": make_id("srvtoolu_"), "name": "web_search", "input": {"query": "tides"}}
-    found = {"type": "web_search_result", "url": f"https://example.com/{number}", "title": "Tides", "page_age": None}
-    found["encrypted_content"] = make_id("")
-    return [used, {"type": "web_search_tool_result", "tool_use_id": used["id"], "content": [found]}]
+    result = {"type": "web_search_result", "url": f"https://example.com/{number}", "title": "Tides", "page_age": None}
+    result["encrypted_content"] = make_id("")
+    return [used, {"type": "web_search_tool_result", "tool_use_id": used["id"], "content": [result]}]
 
 
 def usage_of(charge: Charge) -> Object:

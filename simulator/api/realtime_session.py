@@ -114,27 +114,27 @@ class RealtimeSession:
             yield self._transcribed(item["id"], transcription, seconds)
 
     def _transcribed(self, item_id: str, transcription: Object, seconds: float) -> SessionEvent:
-        heard = round(seconds * _TOKENS_HEARD)
+        tokens = round(seconds * _TOKENS_HEARD)
         charge, usage = Charge(seconds=seconds), {"type": "duration", "seconds": seconds}
         if "whisper" not in str(transcription.get("model")):
-            charge = Charge(input_tokens=heard, audio_input_tokens=heard, output_tokens=5)
-            details = {"audio_tokens": heard, "text_tokens": 0}
-            usage = {"type": "tokens", "input_tokens": heard, "output_tokens": 5, "total_tokens": heard + 5}
+            charge = Charge(input_tokens=tokens, audio_input_tokens=tokens, output_tokens=5)
+            details = {"audio_tokens": tokens, "text_tokens": 0}
+            usage = {"type": "tokens", "input_tokens": tokens, "output_tokens": 5, "total_tokens": tokens + 5}
             usage["input_token_details"] = details
         named = "conversation.item.input_audio_transcription.completed"
         event = self._event(named, item_id=item_id, content_index=0, transcript="a quiet harbour again", usage=usage)
         return msgspec.structs.replace(event, charge=charge, ends=True)
 
-    def _respond(self, asked: Object) -> Iterator[SessionEvent]:
+    def _respond(self, parameters: Object) -> Iterator[SessionEvent]:
         if self._deployment is None:
             raise Refusal("Responses cannot be created in a transcription session.")
-        modalities = asked.get("output_modalities") or self._session["output_modalities"]
+        modalities = parameters.get("output_modalities") or self._session["output_modalities"]
         spoken = "audio" in modalities
         last = " ".join(_texts(self._items[-1])) if self._items else ""
         written = generate(last or "silence", 0, None, self._deployment.model)
         usage, charge = self._usage(len(written.tokens), spoken=spoken)
         response: Object = {"id": make_id("resp_"), "object": "realtime.response", "output_modalities": modalities}
-        response |= {"conversation_id": "conv_simulated", "metadata": asked.get("metadata")}
+        response |= {"conversation_id": "conv_simulated", "metadata": parameters.get("metadata")}
         begun = {**response, "status": "in_progress", "output": [], "usage": None}
         item: Object = {"id": make_id("item_"), "object": "realtime.item", "type": "message", "role": "assistant"}
         item |= {"status": "in_progress", "content": []}
@@ -151,8 +151,8 @@ class RealtimeSession:
             cost = Charge(output_tokens=len(piece) * (1 + spoken), audio_output_tokens=len(piece) * spoken)
             delta = self._event(kind, **place, delta="".join(piece))
             yield msgspec.structs.replace(delta, chunk=True, charge=cost)
-        said = {"type": "output_audio", "transcript": written.text} if spoken else {"type": "output_text"}
-        item = {**item, "status": "completed", "content": [said if spoken else {**said, "text": written.text}]}
+        part = {"type": "output_audio", "transcript": written.text} if spoken else {"type": "output_text"}
+        item = {**item, "status": "completed", "content": [part if spoken else {**part, "text": written.text}]}
         self._items.append(item)
         self._text += ITEM_TOKENS + len(written.tokens)
         self._sound += len(written.tokens) * spoken
@@ -165,13 +165,13 @@ class RealtimeSession:
         text, sound = self._text, self._sound
         cached_text, cached_sound = self._read_text, self._read_sound
         self._read_text, self._read_sound = text, sound
-        said = written * spoken
+        spoken_tokens = written * spoken
         charge = Charge(
             input_tokens=text + sound,
             cached_tokens=cached_text + cached_sound,
             audio_input_tokens=sound,
-            output_tokens=written + said,
-            audio_output_tokens=said,
+            output_tokens=written + spoken_tokens,
+            audio_output_tokens=spoken_tokens,
         )
         cached = {"text_tokens": cached_text, "audio_tokens": cached_sound, "image_tokens": 0}
         read = {"text_tokens": text, "audio_tokens": sound, "image_tokens": 0}
@@ -180,7 +180,7 @@ class RealtimeSession:
             "input_tokens": charge.input_tokens,
             "output_tokens": charge.output_tokens,
             "input_token_details": {**read, "cached_tokens": charge.cached_tokens, "cached_tokens_details": cached},
-            "output_token_details": {"text_tokens": written, "audio_tokens": said},
+            "output_token_details": {"text_tokens": written, "audio_tokens": spoken_tokens},
         }
         return {"usage": usage}, charge
 

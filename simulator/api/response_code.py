@@ -26,8 +26,8 @@ def run_code(request: ResponseRequest, items: list[Object], before: list[Object]
     container = container_of(request.tools or (), before, store)
     if container is None or not items:
         return None
-    given = [kept for kept in container.files if kept.object["source"] == "user"]
-    if not (tables := tables_in(given)):
+    files = [kept for kept in container.files if kept.object["source"] == "user"]
+    if not (tables := tables_in(files)):
         return None
     if items[-1]["type"] == "function_call_output":
         return Coded(f"The function answers: {text_of(items[-1])}")

@@ -54,8 +54,8 @@ class ResponseRequest(msgspec.Struct, frozen=True):
 
     @property
     def conversation_id(self) -> str | None:
-        given = self.conversation
-        return given.id if isinstance(given, ConversationReference) else given
+        conversation = self.conversation
+        return conversation.id if isinstance(conversation, ConversationReference) else conversation
 
     @property
     def effort(self) -> str | None:
@@ -102,14 +102,14 @@ def earlier(request: ResponseRequest, store: Store) -> list[Object]:
     return []
 
 
-def find_previous(given: str, store: Store) -> StoredResponse:
+def find_previous(response_id: str, store: Store) -> StoredResponse:
     """Raises AzureError 400."""
-    if given not in store.responses:
-        message = f"Previous response with id '{given}' not found."
+    if response_id not in store.responses:
+        message = f"Previous response with id '{response_id}' not found."
         raise errors.invalid_request(message, "previous_response_id", "previous_response_not_found")
-    previous = store.responses.get(given)
+    previous = store.responses.get(response_id)
     if previous.object["status"] in ("queued", "in_progress"):
-        message = f"Previous response with id '{given}' is not completed yet."
+        message = f"Previous response with id '{response_id}' is not completed yet."
         raise errors.invalid_request(message, "previous_response_id", "previous_response_not_completed")
     return previous
 
@@ -132,14 +132,14 @@ def resolve(items: list[Object], before: list[Object], store: Store) -> list[Obj
     return resolved
 
 
-def _referred(given: str, before: list[Object], store: Store) -> Object:
+def _referred(item_id: str, before: list[Object], store: Store) -> Object:
     stored: Iterator[Object] = (
         item for response in store.responses for item in response.input_items + response.object["output"]
     )
     for item in (*before, *stored):
-        if item.get("id") == given:
+        if item.get("id") == item_id:
             return item
-    message = f"Item with id '{given}' not found. Items are not persisted when `store` is set to false."
+    message = f"Item with id '{item_id}' not found. Items are not persisted when `store` is set to false."
     raise errors.object_not_found(message, "input")
 
 

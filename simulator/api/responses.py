@@ -73,7 +73,7 @@ def _answer(
     text = "\n".join([request.instructions or "", *map(text_of, context)])
     reading = read_prompt(text, ITEM_OVERHEAD * len(context), model, deployment.cache, "input")
     last = text_of(items[-1]) if items else ""
-    written = generate(text, 0, request.max_output_tokens, model, asked=last, effort=request.effort)
+    written = generate(text, 0, request.max_output_tokens, model, directions=last, effort=request.effort)
     if RECALL_WORD in last:
         written = msgspec.structs.replace(written, tokens=in_pieces(_recalled(context)), finish_reason="stop")
     coded = run_code(request, items, before, call.store) if request.tools else None
@@ -196,8 +196,8 @@ def _in_background(
 ) -> Answer:
     """Store the response now; finish and charge it after a delay, or the input's `simulate_seconds=N`."""
     final = stored.object
-    asked = directive("\n".join(map(text_of, stored.input_items)), "seconds")
-    seconds = BACKGROUND_SECONDS if asked is None else float(asked)
+    delay = directive("\n".join(map(text_of, stored.input_items)), "seconds")
+    seconds = BACKGROUND_SECONDS if delay is None else float(delay)
     stored.events = events_of(final, tokens, charge)
     stored.done = time.time() + seconds
     pending: Object = {

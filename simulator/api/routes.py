@@ -69,10 +69,10 @@ def find_route(method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
     segments = path.split("/")
     for route, pattern in _BY_LENGTH.get((method, len(segments) - 1), ()):
         ids = []
-        for expected, given in zip(pattern, segments, strict=True):
-            if expected == "{id}" and given:
-                ids.append(given)
-            elif expected != given:
+        for expected, segment in zip(pattern, segments, strict=True):
+            if expected == "{id}" and segment:
+                ids.append(segment)
+            elif expected != segment:
                 break
         else:
             return route, tuple(ids)

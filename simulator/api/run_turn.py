@@ -54,8 +54,8 @@ class Turn:
         read = Charge(input_tokens=reading.input_tokens, cached_tokens=reading.cached_tokens)
         functions = [tool["function"] for tool in run["tools"] if tool.get("type") == "function"]
         tables = self._tables()
-        asked = [text_of(message.object) for message in self._thread.messages if message.object["role"] == "user"]
-        question = asked[-1] if asked and tables else ""
+        prompts = [text_of(message.object) for message in self._thread.messages if message.object["role"] == "user"]
+        question = prompts[-1] if prompts and tables else ""
         needed = None if outputs else call_for(question, functions, tables)
         finding = None if outputs or needed else find(question, tables)
         if needed is not None:

@@ -149,7 +149,7 @@ def submit_tool_outputs(call: Call) -> Answer:
         message = f'Runs in status "{run.object["status"]}" do not accept tool outputs.'
         raise errors.invalid_request(message)
     step = list(run.steps)[-1].object
-    outputs = {given.tool_call_id: given.output for given in request.tool_outputs}
+    outputs = {result.tool_call_id: result.output for result in request.tool_outputs}
     expected = [tool_call["id"] for tool_call in step["step_details"]["tool_calls"]]
     if set(expected) != set(outputs):
         message = f"Expected tool outputs for call_ids {expected}, got {list(outputs)}"

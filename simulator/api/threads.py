@@ -103,11 +103,11 @@ def put_message(
     )
 
 
-def _content(given: str | list[Object]) -> list[Object]:
+def _content(content: str | list[Object]) -> list[Object]:
     """Stored form of content parts: text becomes an object with annotations."""
-    if isinstance(given, str):
-        return [text_part(given)]
-    return [text_part(part["text"]) if isinstance(part.get("text"), str) else part for part in given]
+    if isinstance(content, str):
+        return [text_part(content)]
+    return [text_part(part["text"]) if isinstance(part.get("text"), str) else part for part in content]
 
 
 def text_part(text: str) -> Object:

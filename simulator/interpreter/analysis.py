@@ -75,8 +75,8 @@ def _drawn(question: str, table: Table) -> Finding:
     else:
         code += f"df.plot(kind={kind!r}, x={x.name!r}, y={[y.name for y in ys]!r})\n"
     code += f"plt.savefig('/mnt/data/{name}')\n"
-    shown = f"{', '.join(y.name for y in ys)} by {x.name}" if ys else f"the distribution of {x.name}"
-    text = f"Here is a {kind} chart of {shown}, from {table.rows} rows of {table.filename}."
+    subject = f"{', '.join(y.name for y in ys)} by {x.name}" if ys else f"the distribution of {x.name}"
+    text = f"Here is a {kind} chart of {subject}, from {table.rows} rows of {table.filename}."
     return Finding(code, "", text, (picture,))
 
 
@@ -125,28 +125,28 @@ def _statistics(column: Column) -> list[str]:
 
 
 def _in_words(table: Table) -> str:
-    said = [f"{table.filename} has {table.rows} rows and {len(table.columns)} columns."]
-    said += [f"{column.name} goes from {min(column.cells)} to {max(column.cells)}." for column in table.of("time")]
+    sentences = [f"{table.filename} has {table.rows} rows and {len(table.columns)} columns."]
+    sentences += [f"{column.name} goes from {min(column.cells)} to {max(column.cells)}." for column in table.of("time")]
     for column in table.of("number"):
         known = column.known
-        said.append(f"{column.name}: {statistics.fmean(known):.2f} on average, {min(known):g} to {max(known):g}.")
+        sentences.append(f"{column.name}: {statistics.fmean(known):.2f} on average, {min(known):g} to {max(known):g}.")
     if (pair := _strongest(table)) is not None:
         one, other, strength = pair
-        said.append(f"{one} goes with {other} (correlation {strength:.2f}).")
-    return " ".join(said)
+        sentences.append(f"{one} goes with {other} (correlation {strength:.2f}).")
+    return " ".join(sentences)
 
 
 def _strongest(table: Table) -> tuple[str, str, float] | None:
     """The two columns with the strongest correlation."""
-    found = list[tuple[str, str, float]]()
+    correlations = list[tuple[str, str, float]]()
     numbers = table.of("number")
     for place, one in enumerate(numbers):
         for other in numbers[place + 1 :]:
             pairs = [(a, b) for a, b in zip(one.numbers, other.numbers, strict=True) if a is not None and b is not None]
             xs, ys = [a for a, _ in pairs], [b for _, b in pairs]
             if len(set(xs)) > 1 and len(set(ys)) > 1:
-                found.append((one.name, other.name, statistics.correlation(xs, ys)))
-    return max(found, key=lambda pair: abs(pair[2]), default=None)
+                correlations.append((one.name, other.name, statistics.correlation(xs, ys)))
+    return max(correlations, key=lambda pair: abs(pair[2]), default=None)
 
 
 def _aligned(rows: list[list[str]]) -> str:

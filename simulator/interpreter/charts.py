@@ -49,8 +49,8 @@ def chart_of(table: Table, kind: ChartKind, x: Column, ys: Sequence[Column]) -> 
         return Chart(title, kind, x.name, series)
     places: list[float | None] = [float(place) for place in range(table.rows)]
     last = max(1, table.rows - 1)
-    shown = sorted({round(share * (table.rows - 1) / 3) for share in range(4)})
-    labels = [(place / last, x.cells[place]) for place in shown]
+    ticks = sorted({round(share * (table.rows - 1) / 3) for share in range(4)})
+    labels = [(place / last, x.cells[place]) for place in ticks]
     return Chart(title, kind, x.name, [Series(y.name, _pairs(places, y.numbers)) for y in ys], labels)
 
 

@@ -53,8 +53,8 @@ def call_for(question: str, functions: Sequence[Mapping[str, Any]], tables: Sequ
         return None
     parameters = (function.get("parameters") or {}).get("properties") or {}
     arguments = {name: _argument(name, schema, table, statement) for name, schema in parameters.items()}
-    given = {name: value for name, value in arguments.items() if value is not None}
-    return FunctionCall(str(function["name"]), json.dumps(given, ensure_ascii=False))
+    known = {name: value for name, value in arguments.items() if value is not None}
+    return FunctionCall(str(function["name"]), json.dumps(known, ensure_ascii=False))
 
 
 def _first(functions: Sequence[Mapping[str, Any]], pattern: re.Pattern[str]) -> Mapping[str, Any] | None:

@@ -111,7 +111,7 @@ def averaged(table: Table, group: Column, columns: Iterable[Column]) -> Table:
 
 def mentioned(question: str, columns: Iterable[Column]) -> list[tuple[int, Column]]:
     """The columns that a question names, in its order, each with its place: by the whole name, or without its unit."""
-    text, found = question.lower(), list[tuple[int, Column]]()
+    text, mentions = question.lower(), list[tuple[int, Column]]()
     for column in columns:
         name = column.name.lower()
         spellings = (
@@ -125,5 +125,5 @@ def mentioned(question: str, columns: Iterable[Column]) -> list[tuple[int, Colum
             if spelling and (match := re.search(rf"(?<![a-z0-9_]){re.escape(spelling)}(?![a-z0-9])", text))
         ]
         if places:
-            found.append((min(places), column))
-    return sorted(found, key=lambda one: one[0])
+            mentions.append((min(places), column))
+    return sorted(mentions, key=lambda one: one[0])
