@@ -105,8 +105,8 @@ def _spellings(operation: Operation) -> Iterator[tuple[str, str]]:
 
 def _of_either(operation: Operation) -> dict[str, Any]:
     """The parameter of a path that both APIs have."""
-    told = f"With this header, the call is Anthropic's: see /anthropic/v1/{operation.path}."
-    return {"name": VERSION, "in": "header", "required": False, "description": told, "schema": TEXT}
+    description = f"With this header, the call is Anthropic's: see /anthropic/v1/{operation.path}."
+    return {"name": VERSION, "in": "header", "required": False, "description": description, "schema": TEXT}
 
 
 def _item(operation: Operation, style: str) -> dict[str, Any]:

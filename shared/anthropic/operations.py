@@ -77,7 +77,7 @@ def match(method: str, path: str) -> Route:
 
 @functools.lru_cache(maxsize=256)
 def _match(method: str, path: str) -> Route:
-    wanted, prefix = "GET" if method == "HEAD" else method, _PREFIX.match(path)
+    lookup_method, prefix = "GET" if method == "HEAD" else method, _PREFIX.match(path)
     if prefix is None:
         raise _unknown(path)
     rest = path[prefix.end() :].removesuffix("/")
@@ -86,7 +86,7 @@ def _match(method: str, path: str) -> Route:
     fewest = min((len(matched.groupdict()) for _, matched in fitting), default=0)
     fitting = [(row, matched) for row, matched in fitting if len(matched.groupdict()) == fewest]
     for operation, matched in fitting:
-        if wanted == operation.method:
+        if lookup_method == operation.method:
             ids = matched.groupdict()
             named = tuple(Reference(kind, text) for kind, text in ids.items() if kind in IN_PATHS)
             return Route("anthropic", operation, operation.path.format_map(ids), ids.get("model"), named)

@@ -37,14 +37,14 @@ def claude_object(model: str, ends: str) -> dict[str, Any]:
 
 def model_page(models: Iterable[dict[str, Any]], query: str) -> dict[str, Any]:
     """The answer that lists models: a page, as the cursors and the limit of the query say."""
-    asked, left = dict(parse_qsl(query)), list(models)
+    parameters, left = dict(parse_qsl(query)), list(models)
     ids = [model["id"] for model in left]
-    if (after := asked.get("after_id")) in ids:
+    if (after := parameters.get("after_id")) in ids:
         left = left[ids.index(after) + 1 :]
-    elif (before := asked.get("before_id")) in ids:
+    elif (before := parameters.get("before_id")) in ids:
         left = left[: ids.index(before)][::-1]
-    limit = asked.get("limit", "")
+    limit = parameters.get("limit", "")
     most = min(int(limit[:9]), _MOST_LISTED) if limit.isdecimal() and limit.isascii() and int(limit[:9]) else 20
-    page = left[:most][:: -1 if "before_id" in asked else 1]
+    page = left[:most][:: -1 if "before_id" in parameters else 1]
     first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
     return {"data": page, "has_more": len(left) > len(page), "first_id": first, "last_id": last}

@@ -250,10 +250,10 @@ def returned_headers(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def returned_location(call: Call, given: str) -> dict[str, str]:
+def returned_location(call: Call, location: str) -> dict[str, str]:
     """The header with the address of the object that a call created: below the gateway's address, in the API style of
     the call."""
-    object_id = given.partition("?")[0].rstrip("/").rpartition("/")[2]
+    object_id = location.partition("?")[0].rstrip("/").rpartition("/")[2]
     return {"location": f"{PREFIXES[call.surface]}{call.path}/{object_id}"} if re.fullmatch(SEGMENT, object_id) else {}
 
 

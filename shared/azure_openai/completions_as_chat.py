@@ -58,12 +58,12 @@ def messages(prompt: str) -> list[dict[str, str]]:
     text of the prompt, because refusals are on record. Takes time in proportion to the prompt."""
     if _START not in prompt:
         return [{"role": "user", "content": prompt}]
-    found: list[dict[str, str]] = []
+    chat: list[dict[str, str]] = []
     before, *turns = prompt.split(_START, _MOST_TURNS + 1)
     if len(turns) > _MOST_TURNS:
         raise _wrong(f"expected at most {_MOST_TURNS} turns of ChatML.", "prompt")
     if before.strip():
-        found.append({"role": "user", "content": before.strip("\n")})
+        chat.append({"role": "user", "content": before.strip("\n")})
     for number, turn in enumerate(turns, 1):
         first, feed, rest = turn.partition("\n")
         if not feed and turn is turns[-1] and first.strip() == "assistant":
@@ -76,14 +76,14 @@ def messages(prompt: str) -> list[dict[str, str]]:
             raise _wrong(f"expected one of {', '.join(_ROLES)} as the role after {_START} number {number}.", "prompt")
         content, end, _ = rest.partition(_END)
         content = content.removesuffix("\n") if end else content
-        found.append({"role": role, "content": content} | ({"name": name} if name else {}))
-    if found and found[-1]["role"] == "assistant" and not found[-1]["content"].strip():
-        found.pop()  # it only says whose turn it is
-    if not found:
+        chat.append({"role": role, "content": content} | ({"name": name} if name else {}))
+    if chat and chat[-1]["role"] == "assistant" and not chat[-1]["content"].strip():
+        chat.pop()  # it only says whose turn it is
+    if not chat:
         raise _wrong(
             "its ChatML has no message: expected <|im_start|>user, a new line, the text and <|im_end|>.", "prompt"
         )
-    return found
+    return chat
 
 
 class Rendering:
@@ -121,8 +121,8 @@ class Rendering:
     def _chunk(self, chunk: dict[str, Any], choices: list[msgspec.Raw]) -> dict[str, Any] | None:
         """A chunk; None for one that says nothing in a completion, such as the role of the speaker."""
         rendered = [self._choice(choice, "delta") for choice in choices]
-        said = any(one["text"] or one["finish_reason"] or one["logprobs"] for one in rendered)
-        if not said and not (not rendered and _decode(chunk.get("usage", _NULL))):
+        has_content = any(one["text"] or one["finish_reason"] or one["logprobs"] for one in rendered)
+        if not has_content and not (not rendered and _decode(chunk.get("usage", _NULL))):
             return None
         return chunk | {"choices": rendered}
 
@@ -130,8 +130,8 @@ class Rendering:
         fields = _decode(raw, type=_Fields)
         logprobs = fields.pop("logprobs", _NULL)
         choice = {name: _decode(value) for name, value in fields.items()}
-        said, index = choice.get(place) or {}, choice.get("index", 0)
-        text = said.get("content") or said.get("refusal") or ""
+        message, index = choice.get(place) or {}, choice.get("index", 0)
+        text = message.get("content") or message.get("refusal") or ""
         start = self._written.get(index)
         if start is None:
             start, text = 0, self._prefix + text
@@ -216,8 +216,8 @@ def _logprobs(fields: dict[str, msgspec.Raw], *, echo: bool) -> dict[str, Any]:
 
 def _stop(value: str | list[str] | None) -> list[str] | None:
     """The ends of an answer beside those of ChatML, which a chat ends with by itself; None: there are none."""
-    given = [value] if isinstance(value, str) else value or []
-    return [one for one in given if one not in (_START, _END)] or None
+    ends = [value] if isinstance(value, str) else value or []
+    return [one for one in ends if one not in (_START, _END)] or None
 
 
 def _wrong(problem: str, param: str) -> InvalidRequest:

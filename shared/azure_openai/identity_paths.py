@@ -41,11 +41,11 @@ def used(call: Call) -> str:
             if key.lower() == "input" and not _BRINGS_TOOLS.search(raw):
                 continue
             try:
-                found = next(look(_decoded(raw)), None)
+                subpath = next(look(_decoded(raw)), None)
             except (RecursionError, ValueError) as error:
                 raise references.too_complex(error) from None
-            if found is not None:
-                return key + found
+            if subpath is not None:
+                return key + subpath
     return ""
 
 
@@ -78,7 +78,7 @@ def _tools(value: Any) -> Iterator[str]:
         fields = _fields(tool)
         kind = str(fields.get("type")).lower()
         if kind == "namespace":
-            yield from (f"{path}.tools{found}" for found in _tools(fields.get("tools")))
+            yield from (f"{path}.tools{subpath}" for subpath in _tools(fields.get("tools")))
         elif kind not in _OWN_TOOLS and _uses_what_is_stored(kind, fields):
             yield path
 
@@ -111,7 +111,7 @@ def _below(looks: Mapping[str, _Look]) -> _Look:
         for path, one in _each(value) if isinstance(value, list) else [("", value)]:
             for key, inner in _fields(one).items():
                 if (below := looks.get(key)) is not None:
-                    yield from (f"{path}.{key}{found}" for found in below(inner))
+                    yield from (f"{path}.{key}{subpath}" for subpath in below(inner))
 
     return look
 

@@ -64,21 +64,21 @@ def in_request(
     `outline`: that of a large body. Raises `InvalidRequest`."""
     shape = MODELS.get(operation, {})
     places = {key.lower(): place for key, place in values.items() if key.lower() in shape}
-    found = {
+    candidates = {
         key: place
         for key, place in places.items()
         if not isinstance(shape[key], Mapping) or _KEYS.search(body, place.start, place.stop)
     }
-    if not found:
+    if not candidates:
         return ()
-    below = {key: shape[key] for key in found}
+    below = {key: shape[key] for key in candidates}
     try:
         if outline is not None:
             walked = list(references.walk(references.decode_text(outline.text()), below))
         else:
             walked = [
                 one
-                for key, place in found.items()
+                for key, place in candidates.items()
                 for one in references.walk({key: references.decode(body[place])}, {key: below[key]})
             ]
     except (RecursionError, ValueError) as error:

@@ -184,7 +184,7 @@ def match(method: str, path: str) -> Route:
 
 @functools.lru_cache(maxsize=1024)
 def _match(method: str, path: str) -> Route:
-    wanted = "GET" if method == "HEAD" else method
+    lookup_method = "GET" if method == "HEAD" else method
     for surface, pattern, rows in _SURFACES:
         if not (matched := pattern.fullmatch(path)):
             continue
@@ -198,7 +198,7 @@ def _match(method: str, path: str) -> Route:
         fewest = min((len(inner.groupdict()) for _, inner in fitting), default=0)
         fitting = [(operation, inner) for operation, inner in fitting if len(inner.groupdict()) == fewest]
         for operation, inner in fitting:
-            if wanted == operation.method:
+            if lookup_method == operation.method:
                 ids = inner.groupdict()
                 canonical = operation.path.format_map(ids)  # fixed words in their own case
                 model = matched.groupdict().get("model") or ids.pop("model", None)

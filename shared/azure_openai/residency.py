@@ -56,8 +56,8 @@ def leaving(call: Call, access: Access) -> tuple[str, str] | None:
     try:
         for key, place in fields.items():
             value = references.decode(body[place])
-            if (found := next(_in(value, _Place(key, key), of_tool, prompts=prompts), None)) is not None:
-                return found[0].path(), found[1]
+            if (finding := next(_in(value, _Place(key, key), of_tool, prompts=prompts), None)) is not None:
+                return finding[0].path(), finding[1]
     except (RecursionError, ValueError) as error:
         raise references.too_complex(error) from None
     return None

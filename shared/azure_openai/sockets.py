@@ -36,13 +36,13 @@ _TRANSCRIPTION = "transcription"  # an intent: such a session names its models i
 
 def opened(path: str, query: str, headers: Mapping[str, str]) -> Call:
     """Return the connection that an upgrade asks for, as a call. Raises `UnknownPath` and `InvalidRequest`."""
-    if (found := _PATHS.get(path.rstrip("/").lower())) is None:
+    if (entry := _PATHS.get(path.rstrip("/").lower())) is None:
         raise UnknownPath(
             f"{path[:200]} is not a path of this gateway's WebSockets. Connect to /v1/realtime?model=MODEL or "
             "/v1/responses, or as with Azure OpenAI to the same below /openai, or to "
             "/openai/realtime?api-version=VERSION&deployment=MODEL."
         )
-    surface, operation = found
+    surface, operation = entry
     call = requests.parse_call(Route(surface, operation, operation.path), query, headers, b"")
     parameters = parse_qsl(call.query, keep_blank_values=True)
     kept = [(name, value) for name, value in parameters if name.lower() not in _NOT_PASSED]

@@ -48,7 +48,7 @@ CONFIGURED = "configuration"  # the source of a price
 _Key = tuple[str, str, Deployment, str, str, bool, int]
 
 
-class _Asked(TypedDict, total=False):
+class _Conditions(TypedDict, total=False):
     """The place and the way of a call, as `Prices.of` describes them."""
 
     served: str
@@ -99,22 +99,22 @@ class Prices:
         """The first time after `at` at which a price changes, in seconds since 1970; infinite if there is none."""
         return next((change for change in self.changes if change > at), math.inf)
 
-    def of(self, model: str, at: float, **asked: Unpack[_Asked]) -> Price | None:
+    def of(self, model: str, at: float, **conditions: Unpack[_Conditions]) -> Price | None:
         """The price of a model at a time on a backend; if the backend is not configured, on such a deployment.
 
         `served` and `tier` are as the backend reported them. The order: the configuration's price of the model; the
         price of the served model, by its full name, then without its date; the table's price of the model. A model
         without a price for long context has one price for all."""
-        key = self._key(model, at, **asked)
+        key = self._key(model, at, **conditions)
         if key not in self._known:
             if len(self._known) > 10_000:
                 self._known.clear()
             self._known[key] = self._find(key, at)
         return self._known[key]
 
-    def line(self, model: str, at: float, **asked: Unpack[_Asked]) -> SourcedLine | None:
+    def line(self, model: str, at: float, **conditions: Unpack[_Conditions]) -> SourcedLine | None:
         """The line that has the price of a model, by the same rules."""
-        return self._find_line(self._key(model, at, **asked), at)
+        return self._find_line(self._key(model, at, **conditions), at)
 
     def _key(
         self,
@@ -146,12 +146,12 @@ class Prices:
     def serving(self, backend: str, deployment: str) -> str:
         """The backend whose prices hold for a deployment. When a provisioned one is full, Azure may spill a call over
         to a pay-as-you-go deployment of the same resource: another backend, if it is configured."""
-        asked = self._backends.get(backend)
-        if asked is None or not asked.provisioned or deployment in asked.deployments.values():
+        origin = self._backends.get(backend)
+        if origin is None or not origin.provisioned or deployment in origin.deployments.values():
             return backend
         others = (other for other in self._backends.values() if not other.provisioned)
         return next(
-            (one.name for one in others if one.endpoint == asked.endpoint and deployment in one.deployments.values()),
+            (one.name for one in others if one.endpoint == origin.endpoint and deployment in one.deployments.values()),
             backend,
         )
 
@@ -176,11 +176,11 @@ class Prices:
         return self._best(lines, deployment, _normal(region), at)
 
     def _find(self, key: _Key, at: float) -> Price | None:
-        if (found := self._find_line(key, at)) is None:
+        if (entry := self._find_line(key, at)) is None:
             return None
         tools = ((name, self.of_any_model(name, key[2], key[3], at)) for name in TOOL_PRICES)
-        price = _resolved(found.line, {name: each for name, each in tools if each is not None})
-        one_price = found.configured or _WITHOUT_PLACES.match(_normal(found.line.model))
+        price = _resolved(entry.line, {name: each for name, each in tools if each is not None})
+        one_price = entry.configured or _WITHOUT_PLACES.match(_normal(entry.line.model))
         return _in_the_us(price) if _ran_in_us(key[4]) and not one_price else price
 
     def _find_line(self, key: _Key, at: float) -> SourcedLine | None:

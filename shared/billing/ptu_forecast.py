@@ -124,14 +124,14 @@ def _price(model: str, place: Place, prices: Prices, now: float) -> tuple[Price 
     return None, ""
 
 
-def _payment(name: str, work: Workload, found: ptu.Offer) -> dict[str, Any]:
-    use = found.break_even_use
+def _payment(name: str, work: Workload, offer: ptu.Offer) -> dict[str, Any]:
+    use = offer.break_even_use
     return {
         "payment": name,
-        "units": found.units,
-        "usd_per_hour": round(found.cost / USD, 4),
-        "usd_per_month": round(found.cost * _MONTH, 2),
-        "usd_saved_per_month": round((work.by_tokens - found.cost) * _MONTH, 2),
-        "break_even_requests_per_minute": None if found.break_even is None else round(found.break_even, 1),
+        "units": offer.units,
+        "usd_per_hour": round(offer.cost / USD, 4),
+        "usd_per_month": round(offer.cost * _MONTH, 2),
+        "usd_saved_per_month": round((work.by_tokens - offer.cost) * _MONTH, 2),
+        "break_even_requests_per_minute": None if offer.break_even is None else round(offer.break_even, 1),
         "break_even_percent": None if use is None else round(100 * use, 1),
     }

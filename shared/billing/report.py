@@ -66,28 +66,28 @@ class UsageQuery(msgspec.Struct, frozen=True):
     where: dict[str, str] = {}
 
 
-def parse_query(given: Mapping[str, str], now: float, *, by: str = "key") -> UsageQuery:
+def parse_query(parameters: Mapping[str, str], now: float, *, by: str = "key") -> UsageQuery:
     """Parse the parameters of a report. Raises `InvalidRequest`, which names the wrong one."""
     current = datetime.fromtimestamp(now, UTC)
-    since = _moment(given, "since") or current.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    asked = _moment(given, "until") or current + timedelta(hours=1)
-    until = min(asked, current + timedelta(hours=1))
+    since = _moment(parameters, "since") or current.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    end = _moment(parameters, "until") or current + timedelta(hours=1)
+    until = min(end, current + timedelta(hours=1))
     if since < _EARLIEST:
         raise InvalidRequest.of("since", f"a time after {_EARLIEST:%Y-%m-%d}", f"{since:%Y-%m-%d}")
     if since >= until:
         expected = f"a time before until, which is {until:%Y-%m-%dT%H:%M}"
         raise InvalidRequest.of("since", expected, f"{since:%Y-%m-%dT%H:%M}")
-    names = tuple(dict.fromkeys(name.strip() for name in given.get("by", by).split(",")))
+    names = tuple(dict.fromkeys(name.strip() for name in parameters.get("by", by).split(",")))
     if wrong := [name for name in names if name not in DIMENSIONS]:
         raise InvalidRequest.of("by", "some of " + ", ".join(DIMENSIONS), wrong[0])
-    every = given.get("every", "")
+    every = parameters.get("every", "")
     pieces = EVERY.get(every)
     if pieces is None:
         raise InvalidRequest.of("every", "one of " + ", ".join(filter(None, EVERY)), every)
     if (until - since) / timedelta(hours=pieces.hours) > pieces.most + 1:
         expected = f"a period of at most {pieces.most} pieces; ask for a shorter one, or for larger pieces"
         raise InvalidRequest.of("every", expected, every)
-    return UsageQuery(since, asked, names, every, {name: given[name] for name in DIMENSIONS if name in given})
+    return UsageQuery(since, end, names, every, {name: parameters[name] for name in DIMENSIONS if name in parameters})
 
 
 class ReportLine(Counts, frozen=True):
@@ -164,23 +164,23 @@ class Report(msgspec.Struct, frozen=True):
         return [*self._names(("", *self.query.by), {}), *self._row(ReportLine())]
 
 
-async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
+async def report(store: Store, tariff: Tariff, request: UsageQuery) -> Report:
     """Sum and price usage. Hours that the period touches count whole. Raises `StoreUnavailable`."""
     now = store.now()
-    first, end = hours.hour_of(asked.since.timestamp()), -hours.hour_of(-min(asked.until.timestamp(), now + 3600))
-    forecast = None if asked.every else of_month(first, end, now)
-    every = EVERY[asked.every]
-    cuts = [hour for hour in range(first, end) if asked.every and every.start(hour) == hour]
+    first, end = hours.hour_of(request.since.timestamp()), -hours.hour_of(-min(request.until.timestamp(), now + 3600))
+    forecast = None if request.every else of_month(first, end, now)
+    every = EVERY[request.every]
+    cuts = [hour for hour in range(first, end) if request.every and every.start(hour) == hour]
     pieces = query.spans(first, end, [*cuts, *(forecast.cuts() if forecast else ()), *tariff.cuts(first, end)])
     lines: dict[tuple[str, ...], ReportLine] = {}
     total, done = ReportLine(), 0
-    by_user = "user" in asked.by or "user" in asked.where
+    by_user = "user" in request.by or "user" in request.where
     for piece, used in zip(pieces, await query.read(store, pieces, by_user=by_user), strict=True):
         label = datetime.fromtimestamp(every.start(piece.first) * hours.HOUR, UTC).strftime(every.label)
         for charge in tariff.charges(piece, used, now):
-            if any(getattr(charge.line, name) != value for name, value in asked.where.items()):
+            if any(getattr(charge.line, name) != value for name, value in request.where.items()):
                 continue
-            names = (label, *(getattr(charge.line, name) for name in asked.by))
+            names = (label, *(getattr(charge.line, name) for name in request.by))
             weight = forecast.weight(piece.first, capacity=bool(charge.unit_hour)) if forecast else 0.0
             line = ReportLine.of(charge, weight)
             lines[names] = added(lines[names], line) if names in lines else line
@@ -188,7 +188,7 @@ async def report(store: Store, tariff: Tariff, asked: UsageQuery) -> Report:
             done += 1
             if done % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-    return Report(asked, lines, total, forecast)
+    return Report(request, lines, total, forecast)
 
 
 def as_csv(heads: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -210,8 +210,8 @@ def _cell(value: Any) -> str:
     return f"'{text}" if len(text) > 1 and text[0] in "=+-@\t\r" else text  # a spreadsheet would run it as a formula
 
 
-def _moment(given: Mapping[str, str], name: str) -> datetime | None:
-    text = given.get(name)
+def _moment(parameters: Mapping[str, str], name: str) -> datetime | None:
+    text = parameters.get(name)
     if text is None:
         return None
     try:
