@@ -28,7 +28,7 @@ from shared.requests.buffers import Buffer, Buffers
 from shared.requests.disconnect import CallerConnection
 from shared.requests.reading import Arriving, Bounds, as_chat, read_call
 from shared.requests.upload import Upload
-from shared.responses.admitted_call import AdmittedCall, heartbeat_wanted
+from shared.responses.admitted_call import AdmittedCall, heartbeat_of
 from shared.responses.as_completions import CompletionsResponse
 from shared.responses.dispatcher import Dispatcher
 from shared.responses.relay import RelayedResponse
@@ -141,7 +141,7 @@ class Gateway:
         connection = CallerConnection(request.receive if upload is None else upload.after)
         if isinstance(body, Buffer) and body.holds:
             connection.at_end(body.release)
-        heartbeat = heartbeat_wanted(headers, self._heartbeat)
+        heartbeat = heartbeat_of(headers, self._heartbeat)
         return await self._dispatcher.answer(
             AdmittedCall(received, consumer, call, plan, binding, upload, connection, record, heartbeat)
         )

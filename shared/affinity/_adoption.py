@@ -33,8 +33,8 @@ class Adoption:
         clock = asyncio.get_running_loop().time
         if self._absent.get(reference, 0.0) > clock() or not KINDS[reference.kind].path:
             return None
-        asked = (self._ask(backend, reference) for backend in self._backends.values())
-        answers = dict(zip(self._backends, await asyncio.gather(*asked, return_exceptions=True), strict=True))
+        requests = (self._ask(backend, reference) for backend in self._backends.values())
+        answers = dict(zip(self._backends, await asyncio.gather(*requests, return_exceptions=True), strict=True))
         for name, answer in answers.items():
             if answer is True:
                 return name

@@ -54,14 +54,14 @@ class ListPlaces:
 
     async def find(self, token: str) -> Place | None:
         """Return the place of a token; None if it is unknown, or not this consumer's."""
-        row = token.removeprefix(_PREFIX)[:1]
-        if not (row.isascii() and row.isalnum()):
+        key = token.removeprefix(_PREFIX)[:1]
+        if not (key.isascii() and key.isalnum()):
             return None
         async with time_limit():
-            found = await self._table.get(self._partition, row)
-        if found is None or found.properties.get("token") != token:
+            row = await self._table.get(self._partition, key)
+        if row is None or row.properties.get("token") != token:
             return None
         try:
-            return _decode(str(found.properties.get("place", "")))
+            return _decode(str(row.properties.get("place", "")))
         except UNREADABLE:
             return None

@@ -45,7 +45,7 @@ class Planner:
         `ObjectDirectory.bind` raise.
         """
         if call.operation.local:
-            model = self._router.shown(consumer, call) if call.model else ""
+            model = self._router.visible_model(consumer, call) if call.model else ""
             return Plan(model=model, targets=[]), UNBOUND
         self._check_models(consumer, call)
         await self._check_body(consumer, call)

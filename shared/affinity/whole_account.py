@@ -9,7 +9,7 @@ from shared.azure_openai.json_body import JsonFields
 from shared.errors import WholeAccountNotAllowed
 from shared.types import Call, Consumer, Reference
 
-_GIVEN = ("file_content", "file_id")  # the sources of an eval that hold data of their caller
+_OWN_SOURCES = ("file_content", "file_id")  # the sources of an eval that hold data of their caller
 
 
 def check(consumer: Consumer, call: Call, locations: Mapping[Reference, Location]) -> None:
@@ -26,10 +26,10 @@ def check(consumer: Consumer, call: Call, locations: Mapping[Reference, Location
 
 def _check_eval(fields: JsonFields) -> None:
     source = fields.below("data_source").below("source").get("type", str, "the type of a source")
-    if source not in _GIVEN:
+    if source not in _OWN_SOURCES:
         raise WholeAccountNotAllowed(
             f"This key may evaluate its own data only: expected a data_source whose source has the type "
-            f"{' or '.join(_GIVEN)}. Ask the gateway's operator for a key with --whole-account.",
+            f"{' or '.join(_OWN_SOURCES)}. Ask the gateway's operator for a key with --whole-account.",
             param="data_source",
         )
 

@@ -127,11 +127,11 @@ def configuration_refused(source: str, complaints: Sequence[str], now: float) ->
     """A new configuration is wrong, so the former one stays in effect. `complaints` name keys and what was expected;
     they hold no secret."""
     first, more = [_short(line) for line in complaints[:_MOST_COMPLAINTS]], len(complaints) - _MOST_COMPLAINTS
-    shown = "; ".join(first) + (f"; and {more} more" if more > 0 else "")
+    excerpt = "; ".join(first) + (f"; and {more} more" if more > 0 else "")
     named = f"The configuration from {_short(source)} is invalid; the previous one stays in effect."
     about, until = digest(source + chr(10).join(complaints)), now + 24 * REPEATED_AFTER
     facts: _Facts = {"source": _short(source), "complaints": len(complaints)}
-    return _alert("configuration_refused", "error", about, until, f"{named} Fix it: {shown}", facts)
+    return _alert("configuration_refused", "error", about, until, f"{named} Fix it: {excerpt}", facts)
 
 
 def model_retires(model: str, backends: Iterable[str], day: str, replacement: str, within: int, days: int) -> Alert:

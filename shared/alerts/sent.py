@@ -86,10 +86,10 @@ class SentAlerts:
 
     async def note(self, alert: Alert, at: float, results: Sequence[Result] | None) -> None:
         """Keep an alert that was raised at a time, again when its results are known."""
-        shown = SentAlert(at, alert.event, alert.severity, alert.key, alert.until, alert.message, alert.facts, results)
+        sent = SentAlert(at, alert.event, alert.severity, alert.key, alert.until, alert.message, alert.facts, results)
         self._own = deque((one for one in self._own if (one.key, one.at) != (alert.key, at)), MOST_SHOWN)
-        self._own.append(shown)
-        row: Properties = {"alert": msgspec.json.encode(shown).decode()}
+        self._own.append(sent)
+        row: Properties = {"alert": msgspec.json.encode(sent).decode()}
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._table.merge(_PARTITION, {f"{names.newest_first(at)}-{alert.id}": row})
@@ -102,12 +102,12 @@ class SentAlerts:
 
     async def newest(self) -> list[SentAlert]:
         """The last alerts of all instances, newest first. Raises `StoreUnavailable`."""
-        found: list[SentAlert] = []
+        alerts: list[SentAlert] = []
         async for row in self._table.scan(_PARTITION):
-            found += _read(row)
-            if len(found) >= MOST_SHOWN:
+            alerts += _read(row)
+            if len(alerts) >= MOST_SHOWN:
                 break
-        return found
+        return alerts
 
     async def clean_up(self) -> int:
         """Delete the rows that are too old. Return their number. Raises `StoreUnavailable`."""

@@ -63,7 +63,7 @@ class MessageEventReader:
         self._model: object = ""
         self._usage: UsageObject | None = None
         self._between_blocks = False  # or behind the last one
-        self._compactions = self._asked = self._advised = 0  # the last two: calls and answers of advisors
+        self._compactions = self._advisor_calls = self._advisor_answers = 0
         self._final = False  # the usage is that of the whole answer
         self._text = StreamedText()
 
@@ -125,7 +125,7 @@ class MessageEventReader:
     @property
     def _again(self) -> int:
         """The number of times that compactions and advisors have read the prompt."""
-        return self._compactions + max(self._asked, self._advised)
+        return self._compactions + max(self._advisor_calls, self._advisor_answers)
 
     def reported(self) -> Usage | None:
         """The usage that the stream reported of its whole answer; None if it reported none."""
@@ -136,15 +136,15 @@ class MessageEventReader:
         beginning is missing, too."""
         if (reported := self.reported()) is not None:
             return reported
-        said, again = self._text.tokens(), self._again * self._call.input_estimate
+        output, again = self._text.tokens(), self._again * self._call.input_estimate
         if self._usage is None:
-            return Usage(input_tokens=self._call.input_estimate + again, output_tokens=said, estimated=True)
+            return Usage(input_tokens=self._call.input_estimate + again, output_tokens=output, estimated=True)
         begun = self._usage.value(self._model)
-        read, said = begun.input_tokens + again, max(begun.output_tokens, said)
-        return msgspec.structs.replace(begun, input_tokens=read, output_tokens=said, estimated=True)
+        read, output = begun.input_tokens + again, max(begun.output_tokens, output)
+        return msgspec.structs.replace(begun, input_tokens=read, output_tokens=output, estimated=True)
 
     @property
-    def said(self) -> int:
+    def text_tokens(self) -> int:
         """An estimate of the tokens of the text so far."""
         return self._text.tokens()
 
@@ -161,8 +161,8 @@ class MessageEventReader:
         self._between_blocks = False
         self.committed = self.committed or block.type not in _FILLED
         self._compactions += block.type == "compaction"
-        self._advised += block.type == "advisor_tool_result"
-        self._asked += block.type == "server_tool_use" and block.name == "advisor"
+        self._advisor_answers += block.type == "advisor_tool_result"
+        self._advisor_calls += block.type == "server_tool_use" and block.name == "advisor"
         if text := block.aside:
             self._text.add(text)
 

@@ -157,7 +157,7 @@ class EventReader:
         return self._image_begun or (not self._usages and (self.may_end or _is_last(self._latest)))
 
     @property
-    def said(self) -> int:
+    def text_tokens(self) -> int:
         """An estimate of the tokens of the text so far."""
         return self._text.tokens()
 

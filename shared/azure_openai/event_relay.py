@@ -42,7 +42,7 @@ class Reader(Protocol):
         ...
 
     @property
-    def said(self) -> int:
+    def text_tokens(self) -> int:
         """An estimate of the tokens of the text so far."""
         ...
 

@@ -46,10 +46,10 @@ class AnswerReader:
         breakers, seconds = self._breakers, self._timeouts.stream
         served_by = self._served_by(target, response, sent)
         state = breakers.watched(target)
-        heard = functools.partial(breakers.heard, state)
+        on_chunk = functools.partial(breakers.chunk_arrived, state)
         committed: WholeAnswer | tuple[EventRelay | BodyMeter, bytes]
         if response.status == 200 and response.content_type == "text/event-stream":
-            committed = await _read_stream(call, served_by, response, heard, state.configured)
+            committed = await _read_stream(call, served_by, response, on_chunk, state.configured)
         elif _is_opaque(call, response):
             committed = await _read_body(call, target, served_by, response, state.configured, most=0)
         else:
@@ -68,7 +68,7 @@ class AnswerReader:
             headers=returned_headers(call, response.headers),
             head=head,
             body=body,
-            heard=heard,
+            on_chunk=on_chunk,
             ended=functools.partial(breakers.end, target),
             deadline=min(in_seconds(seconds), call_ends),
             silence=self._timeouts.total,
@@ -101,17 +101,17 @@ async def _read_stream(
     call: Call,
     served_by: Target,
     response: BackendResponse,
-    heard: Callable[[], None],
+    on_chunk: Callable[[], None],
     configured: float | None,
 ) -> WholeAnswer | tuple[EventRelay, bytes]:
     """Read a stream until its first token; return what may go to the caller so far, or the error that it consists of.
-    Calls `heard` for each chunk."""
+    Calls `on_chunk` for each chunk."""
     reader = _reader(call)
     events = EventRelay(reader)
     head, chunk = b"", b"-"
     while chunk and not (reader.committed or reader.failed or events.done) and len(head) <= _MAX_BUFFERED:
         chunk = await read_some(response.content)
-        heard()
+        on_chunk()
         head += events.feed(chunk)
     if reader.failed:
         head += await _rest_of_failure(events, response)

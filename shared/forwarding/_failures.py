@@ -135,9 +135,9 @@ def failure_in_answer(
         return InvalidAnswer(f"status {status} with an invalid body", status)
     if status < 400:  # Azure OpenAI never redirects: another server answers at that address
         return InvalidAnswer(f"unexpected status {status}", status)
-    shown = whole_answer(call, target, status, headers, body) if complete and _is_error(body) else None
+    answer = whole_answer(call, target, status, headers, body) if complete and _is_error(body) else None
     usage = metering.reported_usage(body)
-    return _failure(call, target, status, headers, body, shown, usage, configured, charged=status == 408)
+    return _failure(call, target, status, headers, body, answer, usage, configured, charged=status == 408)
 
 
 def error_in_success(
@@ -166,12 +166,12 @@ def error_below_200(
     status = answers.equivalent_status(error, headers)
     charge = usage or metering.usage_in_answer(call, status, report)
     refusal = answers.fallback_reason(status, report)
-    shown = WholeAnswer(target, 200, returned_headers(call, headers), body, charge, refusal)
+    answer = WholeAnswer(target, 200, returned_headers(call, headers), body, charge, refusal)
     # The quota in the headers is that of the admission, which the error has overtaken.
     lower = {name.lower(): value for name, value in headers.items()}
     left = {name: value for name, value in lower.items() if not name.startswith("x-ratelimit-")}
-    failed = _failure(call, target, status, left, report, shown, usage, configured, charged=status >= 500)
-    return shown if failed is None else failed
+    failed = _failure(call, target, status, left, report, answer, usage, configured, charged=status >= 500)
+    return answer if failed is None else failed
 
 
 def _failure(
@@ -180,31 +180,33 @@ def _failure(
     status: int,
     headers: Mapping[str, str],
     report: bytes,
-    shown: WholeAnswer | None,
+    answer: WholeAnswer | None,
     usage: Usage | None,
     configured: float | None,
     *,
     charged: bool,
 ) -> AttemptFailed | None:
-    """Return the failure that an error is; None: it is the caller's own. `shown`: what the caller may see of it.
+    """Return the failure that an error is; None: it is the caller's own. `answer`: what the caller may see of it.
     `call` None: it has named no model but that of the target."""
     others = _other_models(call, target) if call is not None else []
     other = answers.is_about_another_model(status, report, (target.deployment, target.model), others)
     spilled_to = _failed_spillover(target, headers)
     match answers.classify(status, report, headers, target.backend.api):
         case "capacity" if other:
-            return OtherThrottled(f"status {status} for another model", status, shown)
+            return OtherThrottled(f"status {status} for another model", status, answer)
         case "capacity":
             kind = quota.throttle(headers, report, configured=configured)
             return Throttled(status, kind, answers.wait(headers, report), spilled_to)
         case "server":
-            return AttemptFailed(f"status {status}", status, shown, spilled_to=spilled_to, charged=charged, usage=usage)
+            return AttemptFailed(
+                f"status {status}", status, answer, spilled_to=spilled_to, charged=charged, usage=usage
+            )
         case "ours" if not (other or (status == 404 and not target.deployment) or _names_payer(call, status)):
             # else the caller has named what is missing
             problem = f"status {status} {answers.error_code(report)[:64]}".rstrip()
             return AccessDenied(problem, status, answers.missing_action(report))
     if answers.is_sealed_elsewhere(status, report):
-        return SealedElsewhere("the content is sealed by another backend", status, shown)
+        return SealedElsewhere("the content is sealed by another backend", status, answer)
     return None
 
 

@@ -106,7 +106,7 @@ class BackendClient:
         try:
             answer = await self._exchange(call, target, request, headers, sent, timeout, upload, fresh=fresh)
             answered = True
-            breakers.shown(target, started, stream=call.stream, tokens=tokens, move=move)
+            breakers.answered(target, started, stream=call.stream, tokens=tokens, move=move)
             return answer
         except AttemptFailed as failed:
             self._report(call, target, failed)
@@ -206,7 +206,7 @@ class BackendClient:
                 if response.status == 401 and request.scope and "authorization" in headers:
                     self._credentials.rejected(request.scope)
                 status = response.status
-                self._breakers.heard(self._breakers.watched(target))
+                self._breakers.chunk_arrived(self._breakers.watched(target))
                 try:
                     return await self._reader.read(call, target, response, sent, timeout.call_ends)
                 except BaseException:

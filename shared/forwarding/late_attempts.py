@@ -54,7 +54,7 @@ async def _until_reported(answer: OpenAnswer) -> None:
     with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
         async with asyncio.timeout_at(until):
             while answer.owes_usage and (chunk := await read_some(answer.content)):
-                answer.heard()
+                answer.on_chunk()
                 answer.body.feed(chunk)
             if not answer.owes_usage:
                 await answer.read_to_end()

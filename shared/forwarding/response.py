@@ -65,7 +65,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
 
     `headers`: those that the caller receives. `head`: the part of the body read so far, as much of it as may go to the
     caller; `body` meters what `content` brings. `deadline`: the latest end of the body, on the event loop's clock;
-    `silence`: the longest pause in it, in seconds. The reader of the body calls `heard` for each chunk. `ended` is
+    `silence`: the longest pause in it, in seconds. The reader of the body calls `on_chunk` for each chunk. `ended` is
     called once, by the first `close`.
     """
 
@@ -75,7 +75,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
     headers: dict[str, str]
     head: bytes
     body: EventRelay | BodyMeter
-    heard: Callable[[], None]
+    on_chunk: Callable[[], None]
     ended: Callable[[], None] | None
     deadline: float
     silence: float

@@ -11,20 +11,20 @@ from shared.limits._amounts import DIMENSIONS
 from shared.limits._exchange import Denied
 from shared.limits._lease import LeasedLimit
 
-_SHOWN = [(name, DIMENSIONS.index(name)) for name in ("requests", "tokens")]
+_HEADER_DIMENSIONS = [(name, DIMENSIONS.index(name)) for name in ("requests", "tokens")]
 
 
 def headers(limits: Sequence[LeasedLimit], now: float) -> dict[str, str]:
     """The caller's limits in OpenAI's form: of several limits, those of the narrowest."""
-    shown = {}
-    for name, dimension in _SHOWN:
+    fields = {}
+    for name, dimension in _HEADER_DIMENSIONS:
         available = [have for limit in limits if (have := limit.available(dimension, now)) is not None]
         if available:
             limit, remaining, reset = min(available, key=lambda have: have[1] / have[0])
-            shown[f"x-ratelimit-limit-{name}"] = str(round(limit))
-            shown[f"x-ratelimit-remaining-{name}"] = str(int(remaining + 1e-6))
-            shown[f"x-ratelimit-reset-{name}"] = duration(reset)
-    return shown
+            fields[f"x-ratelimit-limit-{name}"] = str(round(limit))
+            fields[f"x-ratelimit-remaining-{name}"] = str(int(remaining + 1e-6))
+            fields[f"x-ratelimit-reset-{name}"] = duration(reset)
+    return fields
 
 
 _NEAR_ITS_END = "Near the end of a quota a call reserves its longest answer: retry with a smaller max_tokens."

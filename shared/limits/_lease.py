@@ -183,7 +183,7 @@ class LeasedLimit:
             self._set_timer(left)
             return
         reach = self._table.reach
-        if reach.heard_at >= self._exchange.waiting[0].since:  # it answers, but others write the row all the time
+        if reach.answered_at >= self._exchange.waiting[0].since:  # it answers, but others write the row all the time
             self._exchange.deny_waiting(BUSY, NOTHING)
             return
         now = self._table.now()

@@ -76,7 +76,7 @@ class Reach:
 
     def __init__(self) -> None:
         self.lost_since: float | None = None
-        self.heard_at = NEVER
+        self.answered_at = NEVER
         self._retry_at = 0.0
 
     def may_try(self, now: float) -> bool:
@@ -97,7 +97,7 @@ class Reach:
 
     def hear(self, now: float) -> None:
         """The table has answered."""
-        self.heard_at = now
+        self.answered_at = now
         if self.lost_since is not None:
             logger.warning("safe mode ends after %.1f s: the limits' table answers again", now - self.lost_since)
             self.lost_since = None

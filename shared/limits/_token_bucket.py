@@ -184,9 +184,9 @@ def _settled_row(
 ) -> tuple[BucketState, tuple[_Part, ...]]:
     """The row as if this instance had never had a lease and owed nothing, and the parts of the exchange."""
     current, lease = caught_up(row or fresh(bounds, now), bounds, now).without(holding.nonce), holding.lease
-    given = (lease.granted, lease.left, holding.owed)
-    asked = (demand.first, demand.queued, demand.ahead, demand.kept, Amounts(slots=holding.under_way))
-    parts = tuple(map(_Part, *(amounts.each() for amounts in (*given, *asked))))
+    returns = (lease.granted, lease.left, holding.owed)
+    demands = (demand.first, demand.queued, demand.ahead, demand.kept, Amounts(slots=holding.under_way))
+    parts = tuple(map(_Part, *(amounts.each() for amounts in (*returns, *demands))))
     levels = tuple(
         _settled(level, bound, part, current.epoch - lease.epoch, lease.time) if level and bound else None
         for level, bound, part in zip(current.levels, bounds, parts, strict=True)

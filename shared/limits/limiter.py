@@ -267,7 +267,7 @@ class Limiter:
         configuration names, for callers used to those of API Management.
 
         `consumed` returns the tokens that the call has used so far; None: it has not been served."""
-        headers = _headers.headers(reservation.shown, self._table.now())
+        headers = _headers.headers(reservation.header_limits, self._table.now())
         if consumed is None:
             return headers
         named = self._configuration.limits.headers

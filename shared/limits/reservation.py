@@ -34,7 +34,7 @@ class Reservation(msgspec.Struct, eq=False):
     late: tuple[tuple[Target, Usage], ...] = ()
 
     def __post_init__(self) -> None:
-        self.limits = self.shown
+        self.limits = self.header_limits
 
     def limits_of(self, model: str) -> CallLimits:
         """The limits of the model that serves the call; of the requested model, if no other matches."""
@@ -47,7 +47,7 @@ class Reservation(msgspec.Struct, eq=False):
         return self.limits_of(target.model if target is not None else "")
 
     @property
-    def shown(self) -> tuple[LeasedLimit, ...]:
+    def header_limits(self) -> tuple[LeasedLimit, ...]:
         """The limits that the caller's headers show."""
         return self.call_limits.limits + self.at_address
 

@@ -44,7 +44,7 @@ class _DecodedBody:
         self._waiting = b""  # bytes that have not been decoded
         self._more = False  # the decoder has more to give
         self._last = False  # the caller has sent all
-        self._received = self._given = self._members = 0
+        self._received = self._decoded = self._members = 0
         self._ended = False
 
     async def __call__(self) -> Message:
@@ -57,7 +57,7 @@ class _DecodedBody:
                     return message
                 self._waiting, self._last = message.get("body", b""), not message.get("more_body", False)
                 self._received += len(self._waiting)
-                if self._received > _MOST_SPARE + 2 * self._given:
+                if self._received > _MOST_SPARE + 2 * self._decoded:
                     raise InvalidRequest(
                         f"The body is far larger with {self._coding} than without: send it uncompressed."
                     )
@@ -65,7 +65,7 @@ class _DecodedBody:
             self._ended = self._last and not self._more
             if self._ended and self._decoder is not None and not self._decoder.eof:
                 raise self._invalid()
-            self._given += len(piece)
+            self._decoded += len(piece)
             if piece or self._ended:
                 return {"type": "http.request", "body": piece, "more_body": not self._ended}
         return await self._receive()
@@ -74,7 +74,7 @@ class _DecodedBody:
         """The next piece of what is waiting."""
         if self._decoder is None or (self._decoder.eof and self._coding == "gzip"):  # files may follow each other
             self._members += 1
-            if self._members > _MOST_MEMBERS + self._given // _MEMBER:
+            if self._members > _MOST_MEMBERS + self._decoded // _MEMBER:
                 raise InvalidRequest(f"The body has {self._members} {self._coding} streams: send one.")
             self._decoder = zlib.decompressobj(self._window(self._waiting))
         elif self._decoder.eof:

@@ -24,7 +24,7 @@ class Watch:
         self._timeout = timeout
         self._send = send
         self._heartbeat = heartbeat if heartbeat and self._events is not None else math.inf
-        self._since = self._said = self._loop.time()
+        self._since = self._heartbeat_at = self._loop.time()
         self._sending: asyncio.Future[None] | None = None
         self._timer = self._loop.call_at(self._next(), self._look)
 
@@ -33,7 +33,7 @@ class Watch:
         self._waits = True
         self._since = self._loop.time()
 
-    def heard(self) -> None:
+    def chunk_arrived(self) -> None:
         """A chunk has come."""
         self._waits = False
 
@@ -43,7 +43,7 @@ class Watch:
             self._sending.cancel()
 
     def _next(self) -> float:
-        return min(self._since + self._longest, max(self._since, self._said) + self._heartbeat)
+        return min(self._since + self._longest, max(self._since, self._heartbeat_at) + self._heartbeat)
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -53,8 +53,8 @@ class Watch:
             with contextlib.suppress(RuntimeError):  # its time is over at this very moment
                 self._timeout.reschedule(now)
             return
-        if now >= max(self._since, self._said) + self._heartbeat:
-            self._said = now
+        if now >= max(self._since, self._heartbeat_at) + self._heartbeat:
+            self._heartbeat_at = now
             idle = self._sending is None or self._sending.done()  # a caller that does not read gets no more of them
             if idle and self._events is not None and self._events.between_events:
                 # At once: in a turn from now a piece of an event may have passed.

@@ -50,6 +50,6 @@ class AdmittedCall(NamedTuple):
         return self.call.stream if upload is None else upload.complete and upload.asks_for_stream
 
 
-def heartbeat_wanted(headers: Mapping[str, str], seconds: float) -> float:
+def heartbeat_of(headers: Mapping[str, str], seconds: float) -> float:
     """The configured heartbeat, unless the caller turns it off in a header."""
     return 0.0 if headers.get("x-gateway-heartbeat", "").lower() == "off" else seconds

@@ -210,12 +210,12 @@ class RelayedResponse(Response):
                     self._pauses.waiting(now())
                     watch.waiting()
                     chunk = await read_some(content)
-                    watch.heard()
-                    answer.heard()
+                    watch.chunk_arrived()
+                    answer.on_chunk()
                     if not chunk:
                         break
                     passing = body.feed(chunk)
-                    self._pauses.heard(now(), events.reader.said if events is not None else 0)
+                    self._pauses.chunk_arrived(now(), events.reader.text_tokens if events is not None else 0)
                     if passing:
                         await send({"type": "http.response.body", "body": passing, "more_body": True})
         except (aiohttp.ClientError, OSError):
@@ -296,7 +296,7 @@ class RelayedResponse(Response):
 
     def _note_relayed(self, deferred: DeferredCharge, usage: Usage) -> None:
         if self._events is not None and usage == Usage():
-            deferred.relayed(self._events.reader.said)
+            deferred.relayed(self._events.reader.text_tokens)
 
     def _usage(self) -> Usage:
         return self._answer.usage if isinstance(self._answer, WholeAnswer) else self._answer.usage()

@@ -49,7 +49,7 @@ class Models:
             and (form is None or (model in anthropic) == (form == "anthropic"))
         ]
 
-    def shown(self, consumer: Consumer, call: Call) -> str:
+    def visible_model(self, consumer: Consumer, call: Call) -> str:
         """The configured model that a call names, if the consumer may use it and its regions. Raises as `model` and
         `check_api`, and `RegionNotAllowed`."""
         model = self.model(consumer, call.model)

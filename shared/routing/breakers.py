@@ -76,8 +76,8 @@ class Breakers:
         long as it says)."""
         state = self.watched(target)
         state.longest_cool_down = longest_cool_down
-        if tokens_per_minute != state.given:
-            state.configured = state.given = tokens_per_minute
+        if tokens_per_minute != state.configured_quota:
+            state.configured = state.configured_quota = tokens_per_minute
 
     def share(self, targets: Sequence[Target]) -> None:
         """Let deployments have one quota: what is sent to one and what one reports counts for all of them."""
@@ -140,7 +140,7 @@ class Breakers:
             other.sent = state.sent
         return state.sent
 
-    def shown(
+    def answered(
         self,
         target: Target,
         started: float,
@@ -151,7 +151,7 @@ class Breakers:
     ) -> None:
         """A try of so many tokens has an answer, of which more may come."""
         state, now = self.watched(target), self.clock()
-        state.heard_at = now
+        state.last_byte_at = now
         state.latency.note((now - started) * 1000, stream=stream, tokens=tokens)
         if move is not None:
             state.movable.discard(move)
@@ -163,9 +163,9 @@ class Breakers:
         if move is not None:
             state.movable.discard(move)
 
-    def heard(self, state: DeploymentState) -> None:
+    def chunk_arrived(self, state: DeploymentState) -> None:
         """A byte has come on one of a deployment's calls."""
-        state.heard_at = self.clock()
+        state.last_byte_at = self.clock()
 
     def end(self, target: Target) -> None:
         """An answer has ended, a stream with its last byte."""
@@ -188,7 +188,7 @@ class Breakers:
     def quiet(self, target: Target) -> bool:
         """True if its calls wait without a byte, so that it is no place for a test."""
         state = self.watched(target)
-        return bool(state.movable) and self.clock() - state.heard_at >= silence.SHORTEST
+        return bool(state.movable) and self.clock() - state.last_byte_at >= silence.SHORTEST
 
     def hung(self, target: Target) -> None:
         """Eject a deployment that answers nobody, and move the tries that wait there."""
@@ -199,7 +199,7 @@ class Breakers:
             move()
 
     def _silent_for(self, state: DeploymentState, started: float) -> float:
-        return self.clock() - max(started, state.heard_at)
+        return self.clock() - max(started, state.last_byte_at)
 
     def abandoned(self, target: Target) -> None:
         """A try was given up before its target answered: its caller left, or another target was faster."""

@@ -32,12 +32,12 @@ class DeploymentState(msgspec.Struct, eq=False):
     health: Health = HEALTHY
     in_flight: int = 0  # tries under way, streams until they end
     movable: set[Callable[[], None]] = set()  # each moves a try without an answer to another deployment
-    heard_at: float = -math.inf  # the time of the last byte on any of its calls
+    last_byte_at: float = -math.inf  # the time of the last byte on any of its calls
     tested_at: float = -math.inf  # the time of the last test for a hang
     sent: Sent = Sent()
     quota: QuotaReading | None = None
     configured: float | None = None  # tokens per minute, as configured, else the most that it has reported
-    given: float | None = None  # of these, as configured
+    configured_quota: float | None = None  # of these, as configured
     latency: Latency = msgspec.field(default_factory=Latency)
     throttle: AdaptiveThrottle | None = None  # since its first 429
     longest_cool_down: Callable[[], float] | None = None

@@ -65,7 +65,7 @@ class AdaptiveThrottle:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._asked = Window(_THROTTLE_WINDOW)
+        self._requests = Window(_THROTTLE_WINDOW)
         self._accepted = Window(_THROTTLE_WINDOW)
 
     def accepted(self) -> None:
@@ -74,6 +74,6 @@ class AdaptiveThrottle:
     def rejects(self, chance: float) -> bool:
         """Count a call. Return True if it is not to be sent. `chance` is random, 0 to 1."""
         now = self._clock()
-        asked = self._asked.total(now)
-        self._asked.add(now)
-        return chance < max(0.0, (asked - _K * self._accepted.total(now)) / (asked + 1))
+        requests = self._requests.total(now)
+        self._requests.add(now)
+        return chance < max(0.0, (requests - _K * self._accepted.total(now)) / (requests + 1))

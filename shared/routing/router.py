@@ -45,7 +45,8 @@ class Router:
         self._breakers = breakers
         self._models = Models(configuration, self._groups_of, now)
         self._ordering = Ordering(rotation, breakers)
-        self.models, self.model, self.shown = self._models.usable_by, self._models.model, self._models.shown
+        self.models, self.model = self._models.usable_by, self._models.model
+        self.visible_model = self._models.visible_model
         self.check_api = self._models.check_api
         self.throttled = self._ordering.throttled
         self.end = partial(retirement.of_configured, configuration)
@@ -141,8 +142,7 @@ class Router:
         configured = self._apis[call.operation.format if call.model else None]
         if configured == _AZURE_ALONE and "azure" in call.operation.apis:
             return {}
-        asked = ((api, apis.refusal(call, api)) for api in configured)
-        return {api: refusal for api, refusal in asked if refusal is not None}
+        return {api: refusal for api in configured if (refusal := apis.refusal(call, api)) is not None}
 
     def _nothing_left(
         self, chain: Iterable[str], permitted: Allowed | None, refusals: Mapping[Api, GatewayError]

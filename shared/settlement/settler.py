@@ -23,7 +23,7 @@ from shared.errors import GatewayError
 from shared.limits import scopes
 from shared.limits.limiter import Limiter
 from shared.settlement.estimates import estimate
-from shared.settlement.work_usage import Told, Unreported, WorkUsage
+from shared.settlement.work_usage import Reported, Unreported, WorkUsage
 from shared.storage import Store
 from shared.telemetry.recorder import NoTelemetry, Telemetry
 from shared.types import Call, Reference, Target, Usage
@@ -175,18 +175,18 @@ class Settler:
         if a backend or the table does not answer."""
         return await self._settlements.running.run(work.reference, lambda: self._settle(row, work, usage))
 
-    async def _settle(self, row: PendingRow, work: PendingWork, told: Usage | None) -> bool:
-        found = Told((told,)) if told is not None and work.kind != "run" else await self._usage.of(work)
-        if isinstance(found, Unreported) and row.cancelled:
-            found = found._replace(cancelled=True)  # and deleted since
-        if found is None or (isinstance(found, Unreported) and not await self._is_at_rest(row, found)):
+    async def _settle(self, row: PendingRow, work: PendingWork, known: Usage | None) -> bool:
+        outcome = Reported((known,)) if known is not None and work.kind != "run" else await self._usage.of(work)
+        if isinstance(outcome, Unreported) and row.cancelled:
+            outcome = outcome._replace(cancelled=True)  # and deleted since
+        if outcome is None or (isinstance(outcome, Unreported) and not await self._is_at_rest(row, outcome)):
             return False
-        usages = (estimate(work, row, found),) if isinstance(found, Unreported) else found.usages
-        lost = isinstance(found, Unreported) and not found.cancelled
+        usages = (estimate(work, row, outcome),) if isinstance(outcome, Unreported) else outcome.usages
+        lost = isinstance(outcome, Unreported) and not outcome.cancelled
         if lost:
             logger.warning("no usage reported for %s: keeping the estimate", work.id[:128])
-        elif isinstance(found, Told) and found.objects:
-            self._directory.claims.record(work.consumer, work.backend, found.objects)
+        elif isinstance(outcome, Reported) and outcome.objects:
+            self._directory.claims.record(work.consumer, work.backend, outcome.objects)
         charges = [(usage, self._usage.target(work, usage)) for usage in usages]
         await self._ledger.complete(work.place, charges, work.status)
         if await self._index.mark_settled(row):

@@ -24,7 +24,7 @@ _RESULTS_WITHIN = 120.0  # seconds, of a batch of messages, which may be gigabyt
 _STEPS = "threads/{}/runs/{}/steps?limit=100&order=asc"
 
 
-class Told(NamedTuple):
+class Reported(NamedTuple):
     """The usage that a backend reports: one, or the separately priced parts of a batch. `objects`: those that the work
     has made."""
 
@@ -52,7 +52,7 @@ class WorkUsage:
         self._forwarder = forwarder
         self._now = now
 
-    async def of(self, work: PendingWork) -> Told | Unreported | None:
+    async def of(self, work: PendingWork) -> Reported | Unreported | None:
         """The usage by the work's backend; None if it is under way."""
         now, backend = self._now(), self._backends.get(work.backend)
         over = schedule.is_over(work.kind, work.started, now)
@@ -80,7 +80,7 @@ class WorkUsage:
             return Unreported(True, metering.output_in(body), metering.completed_share(body))
         if work.kind == "run" and metering.tools_of_run(body) & {"code_interpreter", "file_search"}:
             usage = msgspec.structs.replace(usage, **await self._tools(backend, work))
-        return Told((usage,))
+        return Reported((usage,))
 
     async def _tools(self, backend: Backend, work: PendingWork) -> Mapping[str, int]:
         """The charged calls of tools in a run, from the first hundred of its steps."""
@@ -89,14 +89,16 @@ class WorkUsage:
             raise StateUnavailable(f"The backend {work.backend!r} answers {status} for steps.")
         return metering.tools_in_steps(body)
 
-    async def _of_results(self, backend: Backend, work: PendingWork, batch: bytes, *, over: bool) -> Told | Unreported:
+    async def _of_results(
+        self, backend: Backend, work: PendingWork, batch: bytes, *, over: bool
+    ) -> Reported | Unreported:
         """The usage of a batch of messages that has ended, from its results: all of them, or none is booked."""
         state, results = state_of(batch), BatchResults()
         if not state.succeeded:
-            return Told(results.usages())
+            return Reported(results.usages())
         status = await self._read_results(backend, f"{_path(work)}/results", results)
         if status == 200 and results.lines >= state.requests:
-            return Told(results.usages(), tuple(results.objects))
+            return Reported(results.usages(), tuple(results.objects))
         if over or state.archived_at is not None:
             return LOST
         raise StateUnavailable(f"The backend {work.backend!r} answers {status} with {results.lines} of the results.")

@@ -107,12 +107,12 @@ class Conversation:
         reservation: Reservation,
         target: Target,
         model: str,
-        asked: str = "",
+        event_id: str = "",
     ) -> Turn:
         """Put a response on record."""
         self._last = call
         record = self._accounting.open(received, self.consumer, call, reservation, model)
-        return Turn(record, target, self._directory, asked)
+        return Turn(record, target, self._directory, event_id)
 
     # --- from the backend ---------------------------------------------------------------------------------------------
 

@@ -27,13 +27,13 @@ Ended = Literal["complete", "hung_up", "cut"]
 
 
 class Turn:
-    """One response on record. `asked`: the id of the caller's event that asked for it; "": it has none."""
+    """One response on record. `event_id`: that of the caller's event that asked for it; "": it has none."""
 
-    def __init__(self, record: CallRecord, target: Target, directory: ObjectDirectory, asked: str) -> None:
+    def __init__(self, record: CallRecord, target: Target, directory: ObjectDirectory, event_id: str) -> None:
         self._record = record
         self._target = target
         self.call = record.call
-        self.asked = asked
+        self.event_id = event_id
         self.number = 0  # on its connection
         self._reader = EventReader(record.call, eager=True)
         self._recorder: ObjectRecorder | None = None
@@ -51,7 +51,7 @@ class Turn:
             self._first_ms = round(self._record.received.milliseconds())
         self._reader.read(b"data: " + event_stream.as_data(message) + b"\n\n")
         now = time.monotonic()
-        self._pauses.heard(now, self._reader.said + self._sound)
+        self._pauses.chunk_arrived(now, self._reader.text_tokens + self._sound)
         self._pauses.waiting(now)
         if self._recorder is not None:
             objects, self._reader.objects = self._reader.objects, []
@@ -156,7 +156,7 @@ class Turns:
     def refused(self, event: BackendEvent) -> Turn | None:
         """The expected response that an error answers: the one that was asked for by the event that it names, else the
         oldest whose event has no id."""
-        return self._take(event.lane, lambda turn: turn.asked == event.answers)
+        return self._take(event.lane, lambda turn: turn.event_id == event.answers)
 
     def rest(self) -> list[Turn]:
         """All that are left, which are not under way any more."""

@@ -147,9 +147,9 @@ def open_text(url: str, storage: Storage) -> BlobText:
         if url.startswith(f"{account.blob_endpoint}/") and "?" not in url:
             return BlobText(url, AzureNamedKeyCredential(account.name, account.key))
     if not _AZURE.fullmatch(url):
-        shown = url.partition("?")[0]
+        address = url.partition("?")[0]
         expected = "expected https://ACCOUNT.blob.core.windows.net/CONTAINER/NAME, without a signature"
-        raise ConfigurationError(Complaint("GATEWAY_CONFIG", f"{expected}, got {shown[:300]!r}"))
+        raise ConfigurationError(Complaint("GATEWAY_CONFIG", f"{expected}, got {address[:300]!r}"))
     return BlobText(url, azure_credential(storage.client_id))
 
 

@@ -99,7 +99,7 @@ class ReadBack:
         for key, row in group.rows.items():
             open_end = "e_est" in row or ("e_status" in row and "e_input" not in row)
             if open_end and "e_counted" not in row:
-                found = await self._store.table(group.table).get(group.partition, key)
-                if found is not None and "e_counted" in found.properties:
-                    rows[key] = {name: value for name, value in row.items() if name not in found.properties}
+                stored = await self._store.table(group.table).get(group.partition, key)
+                if stored is not None and "e_counted" in stored.properties:
+                    rows[key] = {name: value for name, value in row.items() if name not in stored.properties}
         return {key: row for key, row in rows.items() if row}

@@ -24,7 +24,7 @@ class CountRequest(msgspec.Struct, array_like=True):
 
     model: str
     body: bytes
-    said: str
+    text: str
 
 
 class Counted(msgspec.Struct, array_like=True):
@@ -109,7 +109,7 @@ def answer(request: CountRequest) -> Counted:
     encoding = tiktoken.get_encoding(encoding_name(request.model))
     texts, form = prompt_texts(request.body)
     counts = [len(tokens) for tokens in encoding.encode_ordinary_batch(texts, num_threads=1)]
-    return Counted(sum(counts) + form, len(encoding.encode_ordinary(request.said)))
+    return Counted(sum(counts) + form, len(encoding.encode_ordinary(request.text)))
 
 
 def write(pipe: IO[bytes], data: bytes) -> None:

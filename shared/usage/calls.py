@@ -74,17 +74,17 @@ async def find(store: Store, call_id: str) -> CallRows | None:
 
 
 async def newest(
-    store: Store, since: float, until: float, limit: int, wanted: Callable[[Row], bool], before: str = ""
+    store: Store, since: float, until: float, limit: int, matches: Callable[[Row], bool], before: str = ""
 ) -> CallPage:
     """The calls that arrived in a period and match, newest first. `before`: an id; only older calls. Raises
     `StoreUnavailable`."""
     loop = asyncio.get_running_loop()
     deadline, read, length = loop.time() + _PATIENCE, 0, _FIRST
-    found: list[CallRows] = []
+    calls: list[CallRows] = []
     end = min(before or _floor(until), _floor(until))
     while end > _floor(since):
         if read >= _MOST_ROWS or loop.time() >= deadline:
-            return CallPage(found, end)
+            return CallPage(calls, end)
         high = ulid.seconds(end)
         low = max(since, min(high, until) - length)
         first = _floor(low)
@@ -92,13 +92,13 @@ async def newest(
         parts = await asyncio.gather(*(_range(store, hour, first, end) for hour in span))
         rows = [row for part in parts for row in part]
         for call in sorted(_grouped(rows), key=lambda call: call.id, reverse=True):
-            if wanted(call.own):
-                found.append(call)
-            if len(found) > limit:
-                return CallPage(found[:limit], found[limit - 1].id)
+            if matches(call.own):
+                calls.append(call)
+            if len(calls) > limit:
+                return CallPage(calls[:limit], calls[limit - 1].id)
         read, end = read + len(rows), first
         length = min(_LONGEST, max(_SHORTEST, length * min(8.0, _ROWS_AT_ONCE / max(1, len(rows)))))
-    return CallPage(found, None)
+    return CallPage(calls, None)
 
 
 def _floor(seconds: float) -> str:

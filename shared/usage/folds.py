@@ -156,16 +156,16 @@ def bounded_by_user(lines: Lines) -> Lines:
 def with_users(lines: Lines, users: Lines) -> Lines:
     """Split the lines of a fold by user, by the lines of the fold of users. The sums stay: what no user took is
     left to nobody, and what the lines do not have (yet) is left out."""
-    left, told = dict(lines), Lines()
+    left, by_user = dict(lines), Lines()
     for line, counts in users.items():
         for whole in _places(line):
             rest = _less(left[whole], counts) if whole in left else None
             if rest is not None:
                 left[whole] = rest
                 own = msgspec.structs.replace(whole, user=line.user)
-                told[own] = added(told[own], counts) if own in told else counts
+                by_user[own] = added(by_user[own], counts) if own in by_user else counts
                 break
-    return {line: counts for line, counts in left.items() if counts != Counts() or line not in lines} | told
+    return {line: counts for line, counts in left.items() if counts != Counts() or line not in lines} | by_user
 
 
 def _places(line: Dimensions) -> Iterator[Dimensions]:

@@ -62,7 +62,7 @@ class Tokenizer:
         self._waiting = 0  # bytes of requests
         self._stopping = False
 
-    def correct(self, outcome: Outcome, body: bytes, said: str, account: Callable[[Outcome | None], None]) -> None:
+    def correct(self, outcome: Outcome, body: bytes, text: str, account: Callable[[Outcome | None], None]) -> None:
         """Count the estimated tokens of an outcome in the background, then call `account` with the corrected outcome;
         None: they cannot be counted."""
 
@@ -71,7 +71,7 @@ class Tokenizer:
             served_by, counted = outcome.served_by, None
             names = " ".join((model, served_by.model, served_by.deployment) if served_by else (model,))
             try:
-                counted = await self.count(CountRequest(model, body, said)) if fits(names) else None
+                counted = await self.count(CountRequest(model, body, text)) if fits(names) else None
             except Exception:  # the outcome must be accounted for
                 logger.exception("cannot count tokens; estimated by characters")
             account(counted.correct(outcome) if counted else None)
@@ -80,7 +80,7 @@ class Tokenizer:
 
     async def count(self, request: CountRequest) -> Counted | None:
         """Return the tokens; None if they cannot be counted, with the reason in the log."""
-        size = len(request.body) + len(request.said)
+        size = len(request.body) + len(request.text)
         if size > MOST_BYTES or self._waiting + size + _OVERHEAD > _MOST_WAITING:
             return None
         loop = asyncio.get_running_loop()

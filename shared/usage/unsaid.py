@@ -21,14 +21,14 @@ _REASONING = re.compile(
 _NONE = frozenset(("none", "minimal", "disabled"))
 
 
-class _Asked(msgspec.Struct):
+class _Reasoning(msgspec.Struct):
     """The settings of an object that asks for reasoning, in OpenAI's and in Anthropic's words."""
 
     effort: str | None = None
     type: str | None = None
 
 
-_decode = msgspec.json.Decoder(str | _Asked | None).decode
+_decode = msgspec.json.Decoder(str | _Reasoning | None).decode
 
 
 class Pauses:
@@ -39,24 +39,24 @@ class Pauses:
         self._seconds = 0.0
         self._quiet = before
         self._since: float | None = None
-        self._said = 0
+        self._tokens = 0
 
     def waiting(self, now: float) -> None:
         """For the backend, from now on."""
         self._since = now
 
-    def heard(self, now: float, said: int) -> None:
-        """The wait is over; `said`: tokens of the text so far."""
+    def chunk_arrived(self, now: float, tokens: int) -> None:
+        """The wait is over; `tokens`: those of the text so far."""
         if self._since is not None:
             self._quiet += now - self._since
             self._since = None
-        if said > self._said:
-            self._said = said
+        if tokens > self._tokens:
+            self._tokens = tokens
             self._add()
 
     def end(self, now: float) -> None:
         """Nobody waits any more."""
-        self.heard(now, self._said)
+        self.chunk_arrived(now, self._tokens)
         self._add()
 
     @property
@@ -100,10 +100,10 @@ def _asks(call: Call) -> bool:
         if (place := call.values.get(name)) is None:
             continue
         try:
-            asked = _decode(call.body[place])
+            value = _decode(call.body[place])
         except UNREADABLE:
             return True
-        word = asked if isinstance(asked, str) or asked is None else asked.effort or asked.type
+        word = value if isinstance(value, str) or value is None else value.effort or value.type
         if word is not None and word not in _NONE:
             return True
     return False

@@ -93,8 +93,8 @@ class Changes:
                 replaced = layers.digests(self._base(), sections)
                 if (sections, replaced) == (current.sections, current.replaced):
                     return current
-                wanted = Version(sections=sections, by=by, note=note, replaced=replaced)
-                if (written := await self.versions.put(wanted, pointer)) is not None:
+                replacement = Version(sections=sections, by=by, note=note, replaced=replaced)
+                if (written := await self.versions.put(replacement, pointer)) is not None:
                     return written
                 await pause(attempt)
         raise contended("The configuration")

@@ -150,12 +150,12 @@ class Live:
         async with self._looking:
             number = (await self._versions.pointer()).number
             text = await self._newest_text()
-            found = (str(text) if isinstance(text, ConfigurationError) else layers.digest(text), number)
-            if found != self._seen:
+            snapshot = (str(text) if isinstance(text, ConfigurationError) else layers.digest(text), number)
+            if snapshot != self._seen:
                 known = number == self.version.number
                 newest = self.version if known else await self._versions.existing(number)
                 await self._take(await self._base_of(text), newest)
-                self._seen = found
+                self._seen = snapshot
             if self._apply is not None and not self.refused and not self._remembered:
                 await self._versions.remember(Good(self._source, self.base.text, self.version.number))
                 self._remembered = True
@@ -185,13 +185,13 @@ class Live:
         except ConfigurationError as error:
             return error
 
-    async def _take(self, found: Base | ConfigurationError, newest: Version) -> None:
+    async def _take(self, outcome: Base | ConfigurationError, newest: Version) -> None:
         """Serve the best of what a look found: the newest of both layers, else of one of them."""
         base, refused = self.base, []
-        if isinstance(found, ConfigurationError):
-            refused.append(Refused(self._source, found.complaints))
+        if isinstance(outcome, ConfigurationError):
+            refused.append(Refused(self._source, outcome.complaints))
         else:
-            base = found
+            base = outcome
         self.newest_base = base
         for i, (below, version) in enumerate(((base, newest), (base, self.version), (self.base, newest))):
             if below is self.base and version is self.version:

@@ -98,11 +98,11 @@ class Versions:
         rows = {row.key: row async for row in self._table.scan(_PARTITION)}
         current = rows.get(_CURRENT)
         number = int(current.properties["number"]) if current is not None else 0
-        found = []
+        versions = []
         while number and (row := rows.get(_key(number))) is not None:  # a row off this chain was never current
-            found.append(_version(row))
-            number = found[-1].previous
-        return found
+            versions.append(_version(row))
+            number = versions[-1].previous
+        return versions
 
     async def put(self, version: Version, pointer: Pointer) -> Version | None:
         """Make a version current, with a new number and the time. Return it as written, or None if the current
@@ -141,9 +141,9 @@ class Versions:
             return
         row = await self._table.get(_PARTITION, _GOOD)
         about: Properties = {"source": good.source[:1000], "version": good.version, "seal": self._seal(good.text)}
-        said: Properties = {**_pieces(text), **about}
-        if row is None or row.properties != said:
-            await self._table.put(_PARTITION, _GOOD, said, row.etag if row is not None else None)
+        properties: Properties = {**_pieces(text), **about}
+        if row is None or row.properties != properties:
+            await self._table.put(_PARTITION, _GOOD, properties, row.etag if row is not None else None)
 
     def _seal(self, text: str) -> str:
         return hmac.new(self._key.encode(), b"base document\0" + text.encode(), hashlib.sha256).hexdigest()

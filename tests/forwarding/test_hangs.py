@@ -91,7 +91,7 @@ async def test_a_single_call_that_hangs_is_no_sign_while_bytes_come_on_others() 
         deadline = time.monotonic() + 4
         while time.monotonic() < deadline:
             await streaming.content.readany()
-            streaming.heard()
+            streaming.on_chunk()
         assert len(backends[1].received) == doubled
         waiting.cancel()
         streaming.close()

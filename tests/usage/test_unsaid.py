@@ -88,13 +88,13 @@ def test_what_was_reported_or_broke_off_stays_as_it_is(outcome: Outcome) -> None
 def test_pauses_are_those_of_the_backend_before_and_within_the_text() -> None:
     pauses = Pauses(4.0)
     pauses.waiting(0)
-    pauses.heard(2, 0)  # a comment
+    pauses.chunk_arrived(2, 0)  # a comment
     pauses.waiting(9)  # meanwhile the caller did not read
-    pauses.heard(10, 5)
+    pauses.chunk_arrived(10, 5)
     assert pauses.seconds == 7
     for now in range(20, 30):
         pauses.waiting(now)
-        pauses.heard(now + 0.5, now)
+        pauses.chunk_arrived(now + 0.5, now)
     assert pauses.seconds == 7
     pauses.waiting(40)
     pauses.end(43)
