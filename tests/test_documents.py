@@ -109,6 +109,15 @@ def test_every_error_code_is_explained() -> None:
     assert [code for code in sorted(known) if f"`{code}`" not in guide] == []
 
 
+def test_a_release_in_the_changelog_has_each_kind_of_change_once_and_in_order() -> None:
+    order = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]  # of Keep a Changelog
+    _, *releases = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert [release.partition("\n")[0] for release in releases if "Unreleased" in release] in ([], ["[Unreleased]"])
+    for release in releases:
+        kinds = re.findall(r"^### (.+)$", release, re.M)
+        assert kinds == [kind for kind in order if kind in kinds], release.partition("\n")[0]
+
+
 # --- The README in other languages ------------------------------------------------------------------------------------
 
 TRANSLATIONS = {"README.zh-TW.md": re.compile(r"[\u4e00-\u9fff]")}  # name -> a character of its script
