@@ -151,7 +151,7 @@ class ObjectDirectory:
                     location = await self._read(reference, NOBODY)
             return location is not None and location.pending and await self._rows.claim_charge(reference)
         except StoreUnavailable as error:
-            logger.warning("usage of %s not charged yet, a later call is: %s", reference.id, error)
+            logger.warning("usage of %s left to a later call: %s", reference.id, error)
             self._charged.pop(reference, None)
             return False
 

@@ -11,7 +11,7 @@ from shared.azure_openai.json_body import UNREADABLE, reader
 from shared.azure_openai.usage_objects import NO_TOOLS, UsageObject
 from shared.token_classes import TOOLS
 
-_MOST_CONTAINERS = 1000  # of one answer that are told apart
+_MOST_CONTAINERS = 1000  # counted of one answer
 
 
 class Answer(msgspec.Struct):

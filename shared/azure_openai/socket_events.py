@@ -1,4 +1,4 @@
-"""The events on WebSockets: those of callers that the gateway has to know, those of backends that tell of responses,
+"""The events on WebSockets: those of callers that the gateway has to know, those of backends that report responses,
 and those with which it reports errors. No I/O.
 
 A message is one JSON object. `type` names the event; of a caller's, `event_id` names it in the error that answers it.

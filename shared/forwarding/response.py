@@ -125,7 +125,7 @@ class OpenAnswer(msgspec.Struct, kw_only=True, eq=False):
             pass
 
     def close(self) -> None:
-        """Return the connection if the body was read to its end; else close it, which tells the backend to stop."""
+        """Return the connection if the body was read to its end; else close it, so that the backend stops."""
         ended, self.ended = self.ended, None
         if ended is not None:
             ended()

@@ -17,7 +17,7 @@ export const money = (value) => {
   }).format(value);
 };
 
-/** The ticks of an axis, each with as many digits as tells it from the next. @param {number} step between two @param {boolean} usd */
+/** The ticks of an axis, each with as many digits as distinguish it from the next. @param {number} step between two @param {boolean} usd */
 export const ticks = (step, usd) => {
   const digits = Math.min(8, Math.max(0, 1 - Math.floor(Math.log10(step))));
   const format = new Intl.NumberFormat(language(), usd ? { style: "currency", currency: "USD", minimumFractionDigits: 0, maximumFractionDigits: digits }

@@ -13,7 +13,7 @@ import { t } from "../texts.js";
 import { ShownKey } from "./key.js";
 
 const STATES = ["", "active", "revoked", "expired"];
-const FIRST_LIMITS = ["requests_per_minute", "tokens_per_minute", "budget_usd"]; // a page of its own has the others
+const FIRST_LIMITS = ["requests_per_minute", "tokens_per_minute", "budget_usd"]; // the page of the consumer has the others
 
 /** @param {{place: Record<string, string>}} props */
 export function Consumers({ place }) {
