@@ -66,7 +66,7 @@ class Planner:
         model = self._router.model(consumer, call.model) if call.model else ""
         await self._check_body(consumer, call)
         if not consumer.access.allows(backend, model):
-            raise RegionNotAllowed(f"This key may not use the backend {backend.name!r} of this connection any more.")
+            raise RegionNotAllowed(f"This key may no longer use the backend {backend.name!r} of this connection.")
         self._check_models(consumer, call)
         for reference, location in (await self._directory.locate(consumer, call.references)).items():
             if location.backend != backend.name:

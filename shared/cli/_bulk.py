@@ -108,7 +108,7 @@ def read_yaml(file: Path) -> list[dict[str, Any]]:
     if not isinstance(consumers, list) or not all(isinstance(one, dict) for one in consumers):
         fail(f"{file}: expected {{consumers: [{{name: …}}, …]}}")
     if extra := document.keys() - {"consumers"}:
-        fail(f"{file}: expected consumers alone, got {', '.join(map(str, sorted(extra, key=str)))}")
+        fail(f"{file}: expected only consumers, got {', '.join(map(str, sorted(extra, key=str)))}")
     whole = [{**_DEFAULTS, **msgspec.to_builtins(one, str_keys=True)} for one in consumers]
     for one in whole:
         if "key" in one:

@@ -26,7 +26,7 @@ def import_policy(
     openapi: Annotated[Path | None, typer.Option(help="The API's specification, in JSON.")] = None,
     endpoint: Annotated[str, typer.Option(help="The API's own backend, which policies do not name.")] = "",
     models: Annotated[
-        str, typer.Option(help="Models of the backends, with commas; NAME=DEPLOYMENT if Azure's name is another.")
+        str, typer.Option(help="Models of the backends, separated by commas; NAME=DEPLOYMENT if Azure differs.")
     ] = "",
     output: Annotated[Path | None, typer.Option(help="Write the configuration into this file.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if anything was not carried over.")] = False,

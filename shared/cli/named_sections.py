@@ -68,7 +68,7 @@ def _commands(section: str) -> typer.Typer:
         client: Client, name: Name, options: dict[str, Any], file: File = None, as_json: AsJson = False
     ) -> None:
         if file is not None and options:
-            fail("--file: expected the file alone, or options alone")
+            fail("--file: expected either a file or options")
         if file is None:
             entry = await _patched(client, f"{path}/{name}", _fields(options, lists))
         else:
@@ -108,7 +108,7 @@ def _fields(options: Mapping[str, Any], lists: Mapping[str, str]) -> dict[str, A
     if limits := limits_in(options):
         patch["shared_limits" if options.get("shared") else "limits"] = limits
     elif options.get("shared"):
-        fail("--shared: expected an option for a limit beside it")
+        fail("--shared: expected an option for a limit with it")
     return patch
 
 

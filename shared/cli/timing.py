@@ -50,11 +50,11 @@ class _Plan(msgspec.Struct, frozen=True):
 def measure_times(
     models: Annotated[
         str,
-        typer.Option(help="Chat models, with commas; NAME=DEPLOYMENT if the direct resource has another name for it."),
+        typer.Option(help="Chat models, separated by commas; NAME=DEPLOYMENT if the direct resource has another name."),
     ],
     calls: Annotated[int, typer.Option(min=1, max=100_000, help="Calls of each model, each way.")] = 50,
     gateway: Annotated[str, typer.Option(envvar="GATEWAY_URL", help="The gateway's URL.")] = "",
-    direct: Annotated[str, typer.Option(help="A resource to call beside it: https://NAME.openai.azure.com.")] = "",
+    direct: Annotated[str, typer.Option(help="A resource to call directly: https://NAME.openai.azure.com.")] = "",
     stream: Annotated[bool, typer.Option("--stream", help="Stream, and take the time of the first token.")] = False,
     concurrency: Annotated[int, typer.Option(min=1, max=100, help="Calls at a time.")] = 1,
     prompt: Annotated[str, typer.Option(help="The question.")] = "Name three rivers, and one city on each.",
@@ -78,7 +78,7 @@ def measure_times(
         if file is not None and not file.absolute().parent.is_dir():
             fail(f"{option}: expected a file in a folder that exists, got {file}")
     if not (named := named_models(models)) or "" in named:
-        fail(f"--models: expected names of models with commas between them, got {models!r}")
+        fail(f"--models: expected names of models, separated by commas, got {models!r}")
     plan = _Plan(
         models=list(named.items()),
         calls=calls,

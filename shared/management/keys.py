@@ -136,7 +136,7 @@ class KeyRoutes:
         self, request: ManagementRequest, record: Record, key: StoredKey, rotation: Rotation
     ) -> Response:
         if not key.valid_at(self._store.now()):
-            message = f"The key {key.id} is revoked or expired, and stays so. Make another: POST …/keys."
+            message = f"The key {key.id} is revoked or expired for good. Create another one: POST …/keys."
             raise InvalidRequest(message, code="key_not_valid")
         seconds = rotation.overlap_hours * 3600
         return await self._add(

@@ -62,7 +62,7 @@ class PageRoutes:
         name = "/".join(filter(None, (parameters.get("folder"), parameters["name"])))
         content = files.others.get(name) if parameters["version"] == files.version else None
         if content is None:
-            raise UnknownPath("This file is not part of the page any more. Reload the page.")
+            raise UnknownPath("This file is no longer part of the page. Reload the page.")
         kind = _TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
         return _answer(content, kind, request, {"cache-control": _FOR_EVER})
 

@@ -177,8 +177,8 @@ def _region_not_allowed(access: Access, backends: Iterable[Backend], model: str)
         )
     types = " and ".join(sorted({str(backend.type_of(model)) for backend in near}))
     return RegionNotAllowed(
-        f"The deployments of {model!r} that are near enough have the type {types}, so Azure may process their calls "
-        f"elsewhere, and this key, limited to {_places(access)}, may not use it.",
+        f"The deployments of {model!r} in this key's places have the type {types}, so Azure may process their calls "
+        f"elsewhere, and this key, limited to {_places(access)}, may not use them.",
         param="model",
     )
 

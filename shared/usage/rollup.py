@@ -148,7 +148,7 @@ class _Pass:
         todo = {*late, *range(done.sealed, goal.sealed), *range(min(done.settled, current - 1), current + 1)}
         for number, (_, day) in enumerate(groupby(sorted(todo), key=hours.day_start)):
             if number and not await self._lease.acquire():
-                logger.warning("another instance took the roll-up's lease; this pass ends")
+                logger.warning("lost the roll-up's lease to another instance; this pass ends")
                 return False
             first, *_, last = [*day] * 2
             await self._fold_day(first, last)
