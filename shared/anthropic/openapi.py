@@ -110,26 +110,10 @@ def _of_either(operation: Operation) -> dict[str, Any]:
 
 
 def _item(operation: Operation, style: str) -> dict[str, Any]:
-    answer: dict[str, Any] = dict(openapi.ANY_JSON)
     parameters = [*in_path(operation.path), *_OF_EVERY_CALL]
-    if operation.streams:
-        parameters.append({"$ref": "#/components/parameters/heartbeat"})
-        answer["text/event-stream"] = {"schema": TEXT}
-    if operation.free_form:
-        answer["*/*"] = {}
     if operation.lists or operation.name == "claude.models.list":
         parameters += _CURSORS + (_OF_FILES if operation.lists == "claude_file" else [])
-    item: dict[str, Any] = {
-        "operationId": f"{style}.{operation.name}",
-        "summary": operation.name,
-        "tags": [_TAG],
-        "responses": {
-            "2XX": {"description": "The backend's answer.", "content": answer},
-            "4XX": {"$ref": "#/components/responses/ClaudeRefused"},
-            "5XX": {"$ref": "#/components/responses/ClaudeUnavailable"},
-        },
-        "parameters": parameters,
-    }
+    item = openapi.answered(operation, style, _TAG, parameters, "Claude")
     if operation.name == CREATE:
         item["requestBody"] = _body("application/json", {"requests": {"type": "array", "items": _REQUEST}})
     elif operation.body == "multipart":

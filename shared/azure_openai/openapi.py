@@ -140,7 +140,17 @@ def _spellings(operation: Operation) -> Iterator[tuple[str, str, list[dict[str, 
 
 def _item(operation: Operation, surface: str, path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
     family = operation.name.partition(".")[0]
-    parameters = in_path(path) + parameters
+    item = answered(operation, surface, _TAGS.get(family, family.capitalize()), in_path(path) + parameters)
+    if operation.body != "none":
+        model_in_path = surface in ("dated", "gateway") and operation.on_deployment
+        item["requestBody"] = _body(operation, model_in_path=model_in_path)
+    return item
+
+
+def answered(
+    operation: Operation, style: str, tag: str, parameters: list[dict[str, Any]], errors: str = ""
+) -> dict[str, Any]:
+    """An operation without its body. `errors`: the beginning of their names."""
     answer: dict[str, Any] = dict(ANY_JSON)
     if operation.streams:
         parameters = [*parameters, {"$ref": "#/components/parameters/heartbeat"}]
@@ -148,21 +158,16 @@ def _item(operation: Operation, surface: str, path: str, parameters: list[dict[s
     if operation.free_form:
         answer["*/*"] = {}
     item: dict[str, Any] = {
-        "operationId": f"{surface}.{operation.name}",
+        "operationId": f"{style}.{operation.name}",
         "summary": operation.name,
-        "tags": [_TAGS.get(family, family.capitalize())],
+        "tags": [tag],
         "responses": {
             "2XX": {"description": "The backend's answer.", "content": answer},
-            "4XX": {"$ref": "#/components/responses/Refused"},
-            "5XX": {"$ref": "#/components/responses/Unavailable"},
+            "4XX": {"$ref": f"#/components/responses/{errors}Refused"},
+            "5XX": {"$ref": f"#/components/responses/{errors}Unavailable"},
         },
     }
-    if parameters:
-        item["parameters"] = parameters
-    if operation.body != "none":
-        model_in_path = surface in ("dated", "gateway") and operation.on_deployment
-        item["requestBody"] = _body(operation, model_in_path=model_in_path)
-    return item
+    return item | {"parameters": parameters} if parameters else item
 
 
 def _body(operation: Operation, *, model_in_path: bool) -> dict[str, Any]:
