@@ -1,7 +1,7 @@
 // A question before what one click should not do: it says what happens, and the same words do it.
-import { html, useState } from "../lib.js";
+import { html } from "../lib.js";
 import { t } from "../texts.js";
-import { Dialog } from "./form.js";
+import { Dialog, useAttempt } from "./form.js";
 import { Problem } from "./status.js";
 
 const STILL_NEEDED = 409;
@@ -12,20 +12,12 @@ const STILL_NEEDED = 409;
  * @param {Question & {onClose: () => void}} props
  */
 export function Confirm({ title, text, act, work, anyway, onClose }) {
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const [busy, setBusy] = useState(false);
+  const { error, busy, attempt } = useAttempt();
   const needed = anyway && error?.status === STILL_NEEDED ? anyway : null;
-  const begin = async () => {
-    setBusy(true);
-    setError(null);
-    try {
-      await (needed ?? { work }).work();
-      onClose();
-    } catch (problem) {
-      setError(problem);
-      setBusy(false);
-    }
-  };
+  const begin = () => attempt(async () => {
+    await (needed ?? { work }).work();
+    onClose();
+  });
   return html`<${Dialog} title=${title} onClose=${onClose}>
     ${needed ? html`<p class="problem" role="alert">${needed.text}</p>` : html`<p>${text}</p><${Problem} error=${error} />`}
     <form method="dialog" class="bar"><button type="button" class="main" disabled=${busy} onClick=${begin}>${(needed ?? { act }).act}</button>

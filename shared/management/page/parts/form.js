@@ -66,6 +66,24 @@ function Discard({ onDiscard, onStay }) {
     <button type="button" ref=${stay} onClick=${onStay}>${t("dialog.stay")}</button> <button type="button" onClick=${onDiscard}>${t("dialog.discard")}</button></div>`;
 }
 
+/** Runs work that may fail: what it threw the last time, and true while it is under way. */
+export function useAttempt() {
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const [busy, setBusy] = useState(false);
+  /** @param {() => Promise<unknown>} work */
+  const attempt = async (work) => {
+    setBusy(true);
+    setError(null);
+    try {
+      await work();
+    } catch (problem) {
+      setError(problem);
+    }
+    setBusy(false);
+  };
+  return { error, busy, attempt };
+}
+
 /** A button that puts a text on the clipboard and says so. @param {{text: string, label?: string}} props */
 export function Copy({ text, label }) {
   const button = useRef(/** @type {HTMLButtonElement | null} */ (null));

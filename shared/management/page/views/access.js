@@ -3,7 +3,7 @@ import { ask, query, useAnswer } from "../api.js";
 import { time } from "../format.js";
 import { html, useState } from "../lib.js";
 import { go, link } from "../location.js";
-import { Choice, Dialog, Field } from "../parts/form.js";
+import { Choice, Dialog, Field, useAttempt } from "../parts/form.js";
 import { Problem, Shown, State } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
 import { session } from "../session.js";
@@ -51,20 +51,14 @@ function Actions({ one, onDecide }) {
 /** Decide on what is shown: if it was decided meanwhile, that is said. @param {{one: any, verb: Verb, onClose: () => void}} props */
 function Decide({ one, verb, onClose }) {
   const [reason, setReason] = useState("");
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const [busy, setBusy] = useState(false);
+  const { error, busy, attempt } = useAttempt();
   /** @param {SubmitEvent} event */
-  const send = async (event) => {
+  const send = (event) => {
     event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
+    return attempt(async () => {
       await ask(`${AT}/${encodeURIComponent(one.id)}/${verb}`, { method: "POST", body: { reason: reason.trim() } });
       onClose();
-    } catch (problem) {
-      setError(problem);
-      setBusy(false);
-    }
+    });
   };
   return html`<${Dialog} title=${t(`access.${verb}-of`, { name: one.name })} onClose=${onClose}><form onSubmit=${send}>
     <p><${Wish} one=${one} /></p><blockquote>${one.reason}</blockquote>

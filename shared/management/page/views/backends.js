@@ -3,7 +3,7 @@ import { ask, useAnswer } from "../api.js";
 import { milliseconds, number, percent, time } from "../format.js";
 import { html, useState } from "../lib.js";
 import { shares, useLive } from "../live.js";
-import { Choice, Dialog, Field } from "../parts/form.js";
+import { Choice, Dialog, Field, useAttempt } from "../parts/form.js";
 import { Busy, Problem, State } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { session } from "../session.js";
@@ -53,17 +53,12 @@ const why = (state, reason) => (state === "half_open" ? `${t("backends.on-trial"
 /** @param {{backend: any, tries: import("../live.js").Share | null, simulated: boolean, fault: string, again: () => void}} props */
 function Backend({ backend, tries, simulated, fault, again }) {
   const [draining, setDraining] = useState(false);
-  const [error, setError] = useState(/** @type {any} */ (null));
+  const { error, attempt } = useAttempt();
   /** @param {string} path @param {import("../api.js").Options} options */
-  const change = async (path, options) => {
-    setError(null);
-    try {
-      await ask(path, options);
-      again();
-    } catch (problem) {
-      setError(problem);
-    }
-  };
+  const change = (path, options) => attempt(async () => {
+    await ask(path, options);
+    again();
+  });
   const drain = backend.drained;
   const name = encodeURIComponent(backend.name);
   const { state, reason } = stateOf(backend);

@@ -5,7 +5,7 @@ import { html, useState } from "../lib.js";
 import { link } from "../location.js";
 import { AuditTrail } from "../parts/audit.js";
 import { Confirm } from "../parts/confirm.js";
-import { Dialog, Field } from "../parts/form.js";
+import { Dialog, Field, useAttempt } from "../parts/form.js";
 import { LimitFields, useDefaults } from "../parts/limit-fields.js";
 import { Limits } from "../parts/limits.js";
 import { ModelsField, names, TeamChoice } from "../parts/pick.js";
@@ -27,7 +27,7 @@ export function Consumer({ place }) {
   const [editing, setEditing] = useState(/** @type {{one: any, etag: string} | null} */ (null)); // as it was when the form was opened
   const [key, setKey] = useState("");
   const [question, setQuestion] = useState(/** @type {import("../parts/confirm.js").Question | null} */ (null));
-  const [error, setError] = useState(/** @type {any} */ (null));
+  const { error, attempt: begin } = useAttempt();
   /** Throws what goes wrong. @param {string} at @param {import("../api.js").Options} options */
   const change = async (at, options) => {
     const { data } = await ask(at, options);
@@ -35,10 +35,7 @@ export function Consumer({ place }) {
     state.again();
   };
   /** @param {string} at @param {import("../api.js").Options} options */
-  const attempt = (at, options) => {
-    setError(null);
-    return change(at, options).catch(setError);
-  };
+  const attempt = (at, options) => begin(() => change(at, options));
   const become = (/** @type {string} */ wanted) => /** @type {const} */ ([path, { method: "PATCH", body: { state: wanted } }]);
   /** @param {any} one */
   const revoke = (one) => setQuestion({ title: t("consumer.revoke-title", { name: one.name }), text: t("consumer.revoke-text"), act: t("consumer.revoke"),
@@ -100,20 +97,17 @@ function Edit({ path, one, etag, onClose }) {
   const [models, setModels] = useState(one.models?.join(", ") ?? "");
   const [team, setTeam] = useState(one.team ?? "");
   const [products, setProducts] = useState(one.products?.join(", ") ?? "");
-  const [error, setError] = useState(/** @type {any} */ (null));
+  const { error, attempt } = useAttempt();
   const defaults = useDefaults();
   /** @param {SubmitEvent} event */
-  const send = async (event) => {
+  const send = (event) => {
     event.preventDefault();
-    setError(null);
     const list = names(models);
     const limits = Object.fromEntries(AMOUNTS.map((name) => [name, values[name] === "" ? null : Number(values[name])]));
-    try {
+    return attempt(async () => {
       await ask(path, { method: "PATCH", etag, body: { limits, models: list.length ? list : null, products: names(products), ...(team !== (one.team ?? "") && { team }) } });
       onClose();
-    } catch (problem) {
-      setError(problem);
-    }
+    });
   };
   return html`<${Dialog} title=${t("consumer.edit-title", { name: one.name })} onClose=${onClose}><form onSubmit=${send}>
     <${LimitFields} names=${AMOUNTS} values=${values} own=${one.limits} defaults=${defaults}

@@ -3,7 +3,7 @@ import { ask, query, useAnswer } from "../api.js";
 import { compact, money, time } from "../format.js";
 import { html, useState } from "../lib.js";
 import { go, link } from "../location.js";
-import { Choice, Dialog, Field } from "../parts/form.js";
+import { Choice, Dialog, Field, useAttempt } from "../parts/form.js";
 import { given, LimitFields, useDefaults } from "../parts/limit-fields.js";
 import { ModelsField, names, TeamChoice } from "../parts/pick.js";
 import { Problem, Shown, State } from "../parts/status.js";
@@ -54,24 +54,18 @@ function Create({ onClose }) {
   const [limits, setLimits] = useState(/** @type {Record<string, string>} */ ({}));
   const defaults = useDefaults();
   const [made, setMade] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const [busy, setBusy] = useState(false);
+  const { error, busy, attempt } = useAttempt();
   /** @param {SubmitEvent} event */
-  const send = async (event) => {
+  const send = (event) => {
     event.preventDefault();
-    setBusy(true);
-    setError(null);
     const list = names(models);
     const subscribed = names(products);
-    try {
+    return attempt(async () => {
       const { data } = await ask("/gateway/consumers", {
         method: "POST", body: { name: name.trim(), ...(team && { team }), ...(list.length > 0 && { models: list }), ...(subscribed.length > 0 && { products: subscribed }), limits: given(FIRST_LIMITS, limits) },
       });
       setMade(data);
-    } catch (problem) {
-      setError(problem);
-    }
-    setBusy(false);
+    });
   };
   if (made) return html`<${Dialog} key="made" title=${t("key.title", { name: made.name })} onClose=${onClose}><${ShownKey} text=${made.key} model=${made.models?.[0]} /><//>`;
   return html`<${Dialog} key="form" title=${t("consumers.create")} onClose=${onClose}><form onSubmit=${send}>

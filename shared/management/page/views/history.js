@@ -4,7 +4,7 @@ import { time } from "../format.js";
 import { html, useEffect, useState } from "../lib.js";
 import { go } from "../location.js";
 import { Changes } from "../parts/difference.js";
-import { Dialog } from "../parts/form.js";
+import { Dialog, useAttempt } from "../parts/form.js";
 import { Busy, Problem, Shown } from "../parts/status.js";
 import { Pages, Table } from "../parts/table.js";
 import { session } from "../session.js";
@@ -34,27 +34,17 @@ export function History({ etag, place, again }) {
 /** @param {{to: string, etag: string, onDone: (done: boolean) => void}} props */
 function Back({ to, etag, onDone }) {
   const [changes, setChanges] = useState(/** @type {any[] | null} */ (null));
-  const [error, setError] = useState(/** @type {any} */ (null));
+  const { error, attempt } = useAttempt();
   useEffect(() => {
-    const compare = async () => {
-      try {
-        const sections = to === "base" ? {} : (await ask(`/gateway/configuration/versions/${encodeURIComponent(to)}`)).data.document;
-        setChanges((await ask("/gateway/configuration/validate", { method: "POST", body: sections })).data.changes);
-      } catch (problem) {
-        setError(problem);
-      }
-    };
-    void compare();
+    void attempt(async () => {
+      const sections = to === "base" ? {} : (await ask(`/gateway/configuration/versions/${encodeURIComponent(to)}`)).data.document;
+      setChanges((await ask("/gateway/configuration/validate", { method: "POST", body: sections })).data.changes);
+    });
   }, [to]);
-  const back = async () => {
-    setError(null);
-    try {
-      await ask("/gateway/configuration/rollback", { method: "POST", body: { version: to }, etag });
-      onDone(true);
-    } catch (problem) {
-      setError(problem);
-    }
-  };
+  const back = () => attempt(async () => {
+    await ask("/gateway/configuration/rollback", { method: "POST", body: { version: to }, etag });
+    onDone(true);
+  });
   return html`<${Dialog} title=${t("configuration.back-title", { name: to })} onClose=${() => onDone(false)}>
     <${Busy} busy=${changes === null && error === null} /><${Problem} error=${error} />
     ${changes && html`<p>${t("configuration.back-text")}</p><${Changes} changes=${changes} />

@@ -4,7 +4,7 @@ import { compact, money } from "../format.js";
 import { html, useState } from "../lib.js";
 import { go, link } from "../location.js";
 import { Confirm } from "../parts/confirm.js";
-import { Dialog, Field } from "../parts/form.js";
+import { Dialog, Field, useAttempt } from "../parts/form.js";
 import { LimitFields } from "../parts/limit-fields.js";
 import { AuditTrail } from "../parts/audit.js";
 import { ModelsField, names } from "../parts/pick.js";
@@ -108,11 +108,10 @@ function Form({ section, entry, etag, onDone }) {
   const [lists, setLists] = useState(/** @type {Record<string, string>} */ (Object.fromEntries(LISTS[section].map(([field]) => [field, entry[field]?.join(", ") ?? ""]))));
   const [amounts, setAmounts] = useState(/** @type {Record<string, Record<string, string>>} */ (Object.fromEntries(LIMITS[section].map(([field]) =>
     [field, Object.fromEntries(AMOUNTS.map((one) => [one, entry[field]?.[one] == null ? "" : String(entry[field][one])]))]))));
-  const [error, setError] = useState(/** @type {any} */ (null));
+  const { error, attempt } = useAttempt();
   /** @param {SubmitEvent} event */
-  const send = async (event) => {
+  const send = (event) => {
     event.preventDefault();
-    setError(null);
     const body = { ...entry };
     for (const [field] of LISTS[section]) {
       const values = names(lists[field]);
@@ -127,12 +126,10 @@ function Form({ section, entry, etag, onDone }) {
         else body[field][one] = Number(value);
       }
     }
-    try {
+    return attempt(async () => {
       await ask(`/gateway/${section}/${encodeURIComponent(name.trim())}`, { method: "PUT", etag, body: { ...body, name: name.trim() } });
       onDone();
-    } catch (problem) {
-      setError(problem);
-    }
+    });
   };
   return html`<form onSubmit=${send}>
     ${!entry.name && html`<${Field} label=${t("consumers.name")} value=${name} onInput=${setName} required autofocus />`}

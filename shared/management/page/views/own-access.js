@@ -2,7 +2,7 @@
 import { ask, useAnswer } from "../api.js";
 import { money, number, time } from "../format.js";
 import { html, useState } from "../lib.js";
-import { Choice, Field } from "../parts/form.js";
+import { Choice, Field, useAttempt } from "../parts/form.js";
 import { Problem, Shown, State } from "../parts/status.js";
 import { Table } from "../parts/table.js";
 import { t } from "../texts.js";
@@ -44,24 +44,18 @@ function Form({ may, onDone }) {
   const [wish, setWish] = useState(options[0]?.[0] ?? "");
   const [wanted, setWanted] = useState("");
   const [reason, setReason] = useState("");
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const [busy, setBusy] = useState(false);
+  const { error, busy, attempt } = useAttempt();
   const forProduct = wish.startsWith(PRODUCT);
   /** @param {SubmitEvent} event */
-  const send = async (event) => {
+  const send = (event) => {
     event.preventDefault();
-    setBusy(true);
-    setError(null);
     const what = forProduct ? { product: wish.slice(PRODUCT.length) } : { limits: { [wish]: Number(wanted) } };
-    try {
+    return attempt(async () => {
       await ask(AT, { method: "POST", body: { ...what, reason: reason.trim() } });
       setReason("");
       setWanted("");
       onDone();
-    } catch (problem) {
-      setError(problem);
-    }
-    setBusy(false);
+    });
   };
   if (options.length === 0) return html`<p class="empty">${t("own-access.nothing")}</p>`;
   return html`<form class="ask" onSubmit=${send}>
