@@ -102,8 +102,8 @@ def stranger(regions: SimulatorProcess, surface: str) -> Iterator[Client]:
 @pytest.fixture(scope="session", params=EDGES)
 def edge(request: pytest.FixtureRequest) -> Edge:
     """The edges: every test of a running gateway runs on both."""
-    found: Edge = request.param
-    return found
+    edge: Edge = request.param
+    return edge
 
 
 @pytest.fixture(scope="session")

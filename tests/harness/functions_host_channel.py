@@ -31,18 +31,18 @@ class Function:
 
     def takes(self, method: str, path: str) -> dict[str, str] | None:
         """The route's parameters when this function serves the request."""
-        found = self.route.fullmatch(path)
-        if found is None or (self.methods and method not in self.methods):
+        match = self.route.fullmatch(path)
+        if match is None or (self.methods and method not in self.methods):
             return None
-        return {name: value or "" for name, value in found.groupdict().items()}
+        return {name: value or "" for name, value in match.groupdict().items()}
 
 
 def route_pattern(template: str) -> re.Pattern[str]:
     """A route such as `gateway/{operation}` or `{*path}` as a pattern of paths. No part of a path is empty."""
     pattern = r"(?!//)"
     for part in template.strip("/").split("/"):
-        if found := re.fullmatch(r"\{\*+(\w+)\??\}", part):
-            pattern += rf"(?:/(?P<{found[1]}>.*))?"
+        if match := re.fullmatch(r"\{\*+(\w+)\??\}", part):
+            pattern += rf"(?:/(?P<{match[1]}>.*))?"
         else:
             pattern += "/" + re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(part))
     return re.compile(pattern + "/?", re.I | re.S)

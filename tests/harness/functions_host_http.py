@@ -133,11 +133,11 @@ def decoded_path(raw: str) -> str:
 def _unquoted(piece: str) -> str:
     """Decode valid UTF-8, and leave the rest."""
 
-    def decode(found: re.Match[str]) -> str:
+    def decode(match: re.Match[str]) -> str:
         try:
-            return bytes.fromhex(found[0].replace("%", "")).decode()
+            return bytes.fromhex(match[0].replace("%", "")).decode()
         except UnicodeDecodeError:
-            return found[0]
+            return match[0]
 
     return re.sub(r"(?:%[0-9a-fA-F]{2})+", decode, piece)
 

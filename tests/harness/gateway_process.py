@@ -115,10 +115,10 @@ class GatewayProcess:
     def record(self, request: str) -> dict[str, Any]:
         """The one structured line of this request; it may follow its answer a moment later."""
         deadline = time.monotonic() + PATIENCE
-        while not (found := [record for record in self.records() if record["request"] == request]):
+        while not (records := [record for record in self.records() if record["request"] == request]):
             assert time.monotonic() < deadline, f"the log has no record of {request}"
             time.sleep(0.03)
-        (record,) = found
+        (record,) = records
         return record
 
     def request(
@@ -168,9 +168,9 @@ class GatewayProcess:
         """The line that says that the host is ready. Not through a pipe, which would fill up when nobody reads it."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
-            if found := re.search(r"^{\"url\":.*$", self.logs(), re.M):
-                told: dict[str, Any] = json.loads(found[0])
-                return told
+            if line := re.search(r"^{\"url\":.*$", self.logs(), re.M):
+                announcement: dict[str, Any] = json.loads(line[0])
+                return announcement
             time.sleep(0.03)
         raise GatewayFailed(f"the functions host did not start: {self.logs()}")
 
