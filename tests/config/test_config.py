@@ -566,7 +566,6 @@ def test_the_keys_that_need_a_restart_are_those_that_the_gateway_names() -> None
 
 # Not in the sample: Azure sets the first, and the identity library takes the second for a secret even if it is empty.
 OF_OTHERS = {"IDENTITY_ENDPOINT", "AZURE_CLIENT_SECRET"}
-OF_LIBRARIES = {"APPLICATIONINSIGHTS_AUTHENTICATION_STRING"}  # the gateway leaves it to Azure Monitor's exporter
 READERS = [ROOT / "function_app.py", *(path for path in ROOT.glob("shared/**/*.py") if "cli" not in path.parts)]
 
 
@@ -615,20 +614,20 @@ def variables(source: str) -> tuple[set[str], set[str]]:
                 case _:
                     continue
             if ast.unparse(mapping).rpartition(".")[2] == "environ":
-                found = strings(name, bindings(module.body) | bindings(nodes))
-                names |= found
-                others |= set() if found else {ast.unparse(name)}
+                known = strings(name, bindings(module.body) | bindings(nodes))
+                names |= known
+                others |= set() if known else {ast.unparse(name)}
     return names, others
 
 
 def test_every_environment_variable_is_in_the_sample_and_in_the_documentation() -> None:
-    found = [variables(path.read_text()) for path in READERS]
-    names, others = set[str]().union(*(one for one, _ in found)), set[str]().union(*(one for _, one in found))
+    read = [variables(path.read_text()) for path in READERS]
+    names, others = set[str]().union(*(one for one, _ in read)), set[str]().union(*(one for _, one in read))
     assert others == {"variable"}  # of `api_key_env` and its like
     assert names >= {"GATEWAY_SIMULATOR", "GATEWAY_STORAGE__accountName", "GATEWAY_HTTP_SERVER", *OF_OTHERS}
     sample = json.loads((ROOT / "local.settings.sample.json").read_text())["Values"]
     documentation = (ROOT / "docs/configuration.md").read_text()
-    for name in (names | OF_LIBRARIES) - OF_OTHERS:
+    for name in names - OF_OTHERS:
         assert name in sample
         assert f"`{name}`" in documentation
 
