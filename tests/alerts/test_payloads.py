@@ -141,7 +141,7 @@ def test_a_name_calls_nobody_and_makes_no_link(alert: Alert) -> None:
 def test_an_alert_says_in_a_sentence_what_to_do_and_is_of_bounded_size(alert: Alert) -> None:
     for kind in get_args(Kind):
         assert len(_payloads.body(kind, alert)) < 12_000
-    assert alert.message.endswith(".") or "Mend it" in alert.message
+    assert alert.message.endswith(".") or "Fix it" in alert.message
     assert "\n" not in alert.message
     generic = body("generic", alert)
     assert (generic["event"], generic["severity"], generic["message"]) == (alert.event, alert.severity, alert.message)

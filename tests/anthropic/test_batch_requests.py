@@ -90,7 +90,7 @@ def test_a_backends_names_replace_the_callers_and_nothing_else(lead: bytes) -> N
         (b'{"requests": [{"params": {"model": "a"}}, null]}', "requests[1]"),
         (b'{"requests": [{"params": {"model": "a"}}', "not valid JSON"),
         (b'{"requests": [{"params": {"model": "a"}}]}]', "not valid JSON"),
-        (b'{"requests": [{"params": {"model": "a"}}], "requests": []}', "twice"),
+        (b'{"requests": [{"params": {"model": "a"}}], "requests": []}', "duplicate key"),
         (b'{"requests": [{"params": {"model": "a", "model": "b"}}]}', "requests[0]"),
         (b'{"requests": [{"params": {"Model": "a"}}]}', "requests[0]"),
         (b'{"requests": [{"params": {"model": ""}}]}', "requests[0]"),
@@ -99,7 +99,7 @@ def test_a_backends_names_replace_the_callers_and_nothing_else(lead: bytes) -> N
         (b'{"requests": [{"params": {"model": "a"}, "custom_id": 4}]}', "custom_id"),
         (b'{"requests": [{"params": [{"model": "a"}]}]}', "expected `params`"),
         (b'{"requests": [{"params": ' + b"[" * 300 + b"]" * 300 + b"}]}", "nested"),
-        (b'{"requests": [{"params": {"model": "a"}}], "x": "' + b"x" * 70_000 + b'"}', "beside"),
+        (b'{"requests": [{"params": {"model": "a"}}], "x": "' + b"x" * 70_000 + b'"}', "outside them"),
     ],
 )
 def test_what_is_no_batch_is_refused_with_its_place(written: bytes, words: str) -> None:
@@ -110,7 +110,7 @@ def test_what_is_no_batch_is_refused_with_its_place(written: bytes, words: str) 
 
 def test_a_batch_has_bounds() -> None:
     one = json.dumps(request()).encode()
-    with pytest.raises(InvalidRequest, match="more than 100000"):
+    with pytest.raises(InvalidRequest, match="at most 100000"):
         read(b'{"requests": [' + b",".join([one] * 100_001) + b"]}")
     with pytest.raises(InvalidRequest, match="objects and arrays"):
         read(body(request()).replace(b'"messages": []', b'"messages": [' + b"[]," * 2_000_000 + b"[]]"))

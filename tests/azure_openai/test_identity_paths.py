@@ -119,6 +119,7 @@ def test_tools_that_are_nested_too_deeply_are_refused() -> None:
 def test_a_key_that_stands_twice_is_refused() -> None:
     twins = '{"type": "api_key", "type": "system_assigned_managed_identity"}'
     body = '{"model": "gpt-4o", "data_sources": [{"parameters": {"authentication": %s}}]}'
-    for text in (twins, twins.replace(', "type"', ', "Type"')):
-        with pytest.raises(InvalidRequest, match="twice"):
+    in_two_cases = twins.replace(', "type"', ', "Type"')
+    for text, problem in ((twins, "duplicate key"), (in_two_cases, "differ in case only")):
+        with pytest.raises(InvalidRequest, match=problem):
             used(CHAT, body % text)

@@ -447,13 +447,13 @@ def test_rewriting_keeps_spaces_escapes_and_look_alikes() -> None:
     "body", [b'{"model":"a","model":"b"}', b'{"a":1,"model":"x","a":1}', b'{"a":{},"b":2,"a":[1]}']
 )
 def test_a_duplicate_key_is_rejected(body: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="twice"):
+    with pytest.raises(InvalidRequest, match="duplicate key"):
         top_level(body)
 
 
 def test_blanks_before_a_duplicate_key_are_read_once() -> None:
     began = time.thread_time()
-    with pytest.raises(InvalidRequest, match="twice"):
+    with pytest.raises(InvalidRequest, match="duplicate key"):
         top_level(b'{"a":1' + b" " * 80_000 + b',"a":1}')
     assert time.thread_time() - began < 0.5  # once from each of them: 4 s
 

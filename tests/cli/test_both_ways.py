@@ -179,7 +179,7 @@ def test_entries_are_set_by_options_and_files_and_deleted(
         assert "expected a model of a backend" in run.refused(section, "set", name, "--models", "gpt-9")
     file.write_text("limits: {token_quota: 3}\n")
     assert run.json(section, "set", name, "--file", str(file)) == {"name": name, "limits": {"token_quota": 3}}
-    assert "alone" in run.refused(section, "set", name, "--file", str(file), "--token-quota", "1")
+    assert "either a file or options" in run.refused(section, "set", name, "--file", str(file), "--token-quota", "1")
     last = last_change(run, name)
     assert (last["action"], last["after"]) == (f"{section[:-1]}.update", {"limits": {"token_quota": 3}})
     assert last["actor"].startswith(actor)

@@ -88,7 +88,7 @@ async def test_a_defect_of_one_limit_fails_its_own_calls_only(caplog: pytest.Log
     store.defect = None
     assert limiter.safe_since is None
     assert isinstance(await limiter.reserve(consumer("bob", token_quota=1000), call()), Reservation)
-    assert "the limits of key:ann cannot be counted" in caplog.text
+    assert "cannot update the limits of key:ann" in caplog.text
 
 
 async def test_what_a_batch_or_another_operation_takes_teaches_nothing_about_chat() -> None:
