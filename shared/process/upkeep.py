@@ -1,4 +1,4 @@
-"""The timer's job: settlement, the roll-up, the end of old rows, reminders, and the export of charges."""
+"""The jobs of the timer: settlement, the roll-up, the end of old rows, reminders, and the export of charges."""
 
 import logging
 

@@ -25,8 +25,9 @@ from shared.requests.upload import Upload
 from shared.requests.websockets import websocket_refused
 from shared.types import Call
 
-# Bytes of a body by its kind. An offer holds a few kB and a session; what takes no body may still get an empty object.
-_LARGEST = {"json": 2**40, "multipart": 2**40, "sdp": 1024 * 1024, "none": 64 * 1024}
+# Bytes of bodies that need fewer than the configuration allows. An offer holds a few kB and a session; what takes no
+# body may still get an empty object.
+_LARGEST = {"sdp": 1024 * 1024, "none": 64 * 1024}
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -101,7 +102,8 @@ async def _received(receive: Receive, route: Route, query: str, headers: Mapping
     if operation.name == batch_requests.CREATE:
         return await _received_batch(receive, route, query, headers, arriving)
     outline = Outline(counts_values=operation.metered != "input") if operation.body != "sdp" else None
-    most = min(arriving.bounds.request_bytes, _LARGEST[operation.body])
+    most = arriving.bounds.request_bytes
+    most = min(most, _LARGEST.get(operation.body, most))
     body = await _read_body(receive, headers, most, arriving, outline)
     if outline is None or len(body) <= LARGE:
         return requests.parse_call(route, query, headers, body)

@@ -1,4 +1,4 @@
-"""The timer's job: asks for the pending work that is due, and settles what is done, even if nobody reads it."""
+"""Ask for the pending work that is due, and settle what is done, even if nobody reads it, on a timer."""
 
 import asyncio
 import logging

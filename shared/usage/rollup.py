@@ -1,4 +1,4 @@
-"""The timer's job: it folds raw usage rows into hours, hours into days, and days into months.
+"""Fold raw usage rows into hours, hours into days, and days into months, on a timer.
 
 A raw row is one request, in the table `usageYYYYMM`, partition `YYYYMMDDHH-SS`. It is written in two halves, which may
 come in any order, late, twice or never: `s_*` when the request was admitted, `e_*` when it ended. Nothing is
