@@ -34,5 +34,5 @@ class PriceLine(Amounts, frozen=True, forbid_unknown_fields=True, kw_only=True, 
             return f"expected at least one of {', '.join(AMOUNTS)}"
         if "unit_hour" in amounts if self.model else not (amounts <= {*TOOL_PRICES} or amounts == {"unit_hour"}):
             tools = ", ".join(TOOL_PRICES)
-            return f"expected a model with its prices, or no model and either unit_hour or some of {tools}"
+            return f"expected either a model with its prices, or no model and only unit_hour, or only some of {tools}"
         return None if is_day(self.since) else f"from: expected a date as 2026-08-01, got {self.since!r}"
