@@ -3,7 +3,7 @@ import { ApiError, ask, useAnswer } from "../api.js";
 import { arrive, fresh, isOld, leave } from "../entra.js";
 import { html, useEffect, useState } from "../lib.js";
 import { moveTo } from "../location.js";
-import { Field } from "../parts/form.js";
+import { Field, useAttempt } from "../parts/form.js";
 import { Busy, Problem } from "../parts/status.js";
 import { session } from "../session.js";
 import { t } from "../texts.js";
@@ -16,22 +16,10 @@ const OPERATOR = /^Gateway\.(Admin|Reader|TeamOwner)$/;
 export function SignIn() {
   const [key, setKey] = useState("");
   const [remember, setRemember] = useState(false);
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const [busy, setBusy] = useState(false);
+  const { error, busy, attempt } = useAttempt();
   const ways = useAnswer("/gateway/sign-in");
   const entra = ways.data?.entra;
 
-  /** Do what may fail, and say why if it does. @param {() => Promise<void>} work */
-  const attempt = async (work) => {
-    setBusy(true);
-    setError(null);
-    try {
-      await work();
-    } catch (problem) {
-      setError(problem instanceof ApiError ? problem : new ApiError(400, "sign_in", /** @type {Error} */ (problem).message));
-      setBusy(false);
-    }
-  };
   /** @param {{credential: string, tokens?: Tokens}} held @param {boolean} keep */
   const enter = async (held, keep) => session.begin({ ...(await whoHas(held.credential)), ...held }, keep);
   useEffect(() => {
@@ -51,9 +39,12 @@ export function SignIn() {
     <form onSubmit=${(/** @type {SubmitEvent} */ event) => { event.preventDefault(); void attempt(() => enter({ credential: key.trim() }, remember).catch(inWords)); }}>
       <${Field} label=${t("sign-in.key")} type="password" value=${key} onInput=${setKey} required autocomplete="off" autofocus />
       <button type="submit" class=${entra ? "" : "main"} disabled=${busy || !key.trim()}>${t("sign-in")}</button>
-    </form><${Busy} busy=${busy} /><${Problem} error=${error} />
+    </form><${Busy} busy=${busy} /><${Problem} error=${error && inShape(error)} />
     ${LOCAL.includes(window.location.hostname) && html`<p class="quiet">${t("sign-in.local")} <code>make link</code></p>`}</section>`;
 }
+
+/** What may go wrong before the gateway is asked, as one of its errors. @param {Error} problem */
+const inShape = (problem) => (problem instanceof ApiError ? problem : new ApiError(400, "sign_in", problem.message));
 
 /** Say of a key that was typed that it is not known. @param {unknown} problem @returns {never} */
 function inWords(problem) {
