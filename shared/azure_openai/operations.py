@@ -277,7 +277,7 @@ def _surfaces() -> list[tuple[Surface, re.Pattern[str], _Rows]]:
 @functools.cache
 def _insensitive(pattern: str) -> re.Pattern[str]:
     """A pattern of paths, which Azure compares without regard to case. Compiled when a path needs it: all of them
-    would take a start 20 ms."""
+    would take a start 10 ms."""
     return re.compile(pattern, re.IGNORECASE | re.ASCII)
 
 
